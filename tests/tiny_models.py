@@ -57,6 +57,15 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         "sliding_window": 64,
     },
+    "gemma3_text": {
+        **_COMMON,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "head_dim": 8,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "olmo2": {**_COMMON, "num_key_value_heads": 2, "max_position_embeddings": 256},
     "phi": {**_COMMON, "max_position_embeddings": 256},
     "gpt2": {"n_embd": HIDDEN, "n_head": 4, "n_layer": 2, "n_inner": 64, "n_positions": 256},
     "gpt_neox": {**_COMMON, "max_position_embeddings": 256},
@@ -68,6 +77,8 @@ _DECODER_TOKENS = {
     "mistral": ("<s>", "</s>", "</s>"),
     "gemma": ("<bos>", "<eos>", "<pad>"),
     "gemma2": ("<bos>", "<eos>", "<pad>"),
+    "gemma3_text": ("<bos>", "<eos>", "<pad>"),
+    "olmo2": (None, "<|endoftext|>", "<|pad|>"),
     "phi": (None, "<|endoftext|>", None),
     "gpt2": (None, "<|endoftext|>", None),
     "gpt_neox": (None, "<|endoftext|>", None),
@@ -204,8 +215,8 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_tiny(family: str, out: Path) -> Path:
-    """A base model with random weights large enough that scores differ visibly."""
+def save_tiny(family: str, out: Path, **changes: Any) -> Path:
+    """A base model with random weights large enough that scores differ visibly; `changes` go into its config."""
     tokenizer = tiny_tokenizer(family)
     torch.manual_seed(0)
     special = {
@@ -219,9 +230,8 @@ def save_tiny(family: str, out: Path) -> Path:
         special |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
     # Decoders without a spare row must grow one for their pad token.
     spare = 0 if family in _DECODER_TOKENS else 8
-    config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer) + spare, initializer_range=0.2, **_CONFIGS[family], **special
-    )
+    values = {**_CONFIGS[family], **special, **changes}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + spare, initializer_range=0.2, **values)
     model = AutoModel.from_config(config)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -38,7 +38,7 @@ def give_pad_token(network: Network, tokenizer: PreTrainedTokenizerBase) -> str 
         model.resize_token_embeddings(pad + 1, mean_resizing=False)
         with torch.no_grad():
             model.get_input_embeddings().weight[rows:] = 0
-    model.config.pad_token_id = pad
+    model.config.get_text_config().pad_token_id = pad
     grown = f"; the embedding table grew from {rows} to {pad + 1} rows" if pad >= rows else ""
     return f"pad token: {name!r}, for the model had {before}{grown}"
 

@@ -17,6 +17,8 @@ from rewardsmith.errors import ModelError, SettingsError
 
 # Families whose own sequence-classification class is exactly: pooler's output -> dropout -> linear.
 POOLER_FAMILIES = frozenset({"albert", "bert", "deberta", "deberta-v2", "ernie", "megatron-bert"})
+# Decoders whose own sequence-classification class has more than one linear layer over the last token.
+_DEEPER_HEADS = frozenset({"modernbert-decoder"})
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,12 @@ class PoolingChoice:
 
 
 def is_decoder(config: PretrainedConfig) -> bool:
-    """Whether a model reads left to right: it has a causal and no masked language model."""
-    kind = config.model_type
+    """Whether a model reads left to right."""
+    return reads_left_to_right(config.model_type)
+
+
+def reads_left_to_right(kind: str) -> bool:
+    """Whether a model type does: it has a causal and no masked language model."""
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
@@ -51,9 +57,10 @@ def choose_pooling(wanted: Pooling, config: PretrainedConfig) -> PoolingChoice:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError("an encoder or a decoder", f"the encoder-decoder {kind!r}", "Choose another base model.")
     has_native = kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    reads_last = has_native and kind not in _DEEPER_HEADS
     if wanted == "auto":
         if is_decoder(config):
-            return PoolingChoice("last", has_native, "auto: a decoder, so the last real token")
+            return PoolingChoice("last", reads_last, "auto: a decoder, so the last real token")
         if kind in POOLER_FAMILIES:
             return PoolingChoice("pooler", True, f"auto: {kind} has a pooler")
         return PoolingChoice("mean", False, f"auto: {kind} has no pooler of its own, so the mean over tokens")
@@ -70,9 +77,9 @@ def choose_pooling(wanted: Pooling, config: PretrainedConfig) -> PoolingChoice:
             )
         if kind in POOLER_FAMILIES:
             return PoolingChoice("pooler", True, f"native: {kind}'s own class is its pooler and a linear head")
-        if is_decoder(config):
+        if is_decoder(config) and reads_last:
             return PoolingChoice("last", True, f"native: {kind}'s own class reads the last token")
         return PoolingChoice("native", True, "as set")
-    if wanted == "last" and is_decoder(config) and has_native:
+    if wanted == "last" and is_decoder(config) and reads_last:
         return PoolingChoice("last", True, "as set")
     return PoolingChoice(wanted, False, "as set")

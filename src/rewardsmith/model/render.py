@@ -7,16 +7,24 @@ segment, at token bounds, and its frame is never cut.
 
 from __future__ import annotations
 
+import copy
+import difflib
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date, datetime, time
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import jinja2
+import jinja2.ext
+import jinja2.meta
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding as Tokens
@@ -30,6 +38,12 @@ from rewardsmith.errors import LengthError, ModelError, SettingsError
 # Slots of segments; 0, 1, 2, ... are the turns of the prompt.
 _FRAME, _ANSWER = -1, -2
 _CHUNK = 1024
+# The one way to the clock that transformers gives a chat template, and the first words of a template that we took it from.
+_CLOCK = "strftime_now"
+_PINNED = re.compile(r"\{# date pinned by rewardsmith: (\d{4}-\d\d-\d\d) #\}")
+# Endings that tokenisers treat each in its own way; what stands after all of them stands after every answer.
+_ENDINGS = ("word", "1", ".", "?!", " ", "\n", "\n\n", "#", "\u00e9", "\u4e2d", "\U0001f600")
+_EXCERPT = 60
 Ids = list[int]
 Segment = tuple[str, int]
 
@@ -43,16 +57,26 @@ class RenderSpec:
         template: of "text".
         max_length: tokens of one input, special tokens included.
         truncation: what happens to longer ones; see `config.TrainSettings`.
+        date: the day (YYYY-MM-DD) that a chat template which writes today's date is given, always the same; see `pinned_date`.
+
+    Raises:
+        SettingsError: if `date` is none.
     """
 
     encoding: Literal["text", "chat", "pair"] = "text"
     template: str = DEFAULT_TEMPLATE
     max_length: int = 512
     truncation: Truncation = "keep_answer"
+    date: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a date that is none before anything is rendered with it."""
+        if self.date is not None and not _is_day(self.date):
+            raise SettingsError("a date as YYYY-MM-DD", repr(self.date), "Write it like 2024-07-26.")
 
     def as_dict(self) -> dict[str, Any]:
-        """The document in rewardsmith.json."""
-        return asdict(self)
+        """The document in rewardsmith.json; without a date that nothing asks for, so that hashes of specs do not depend on the field."""
+        return {name: value for name, value in asdict(self).items() if name != "date" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -207,6 +231,117 @@ def resolve_encoding(
     return "text", "the tokenizer has no chat template"
 
 
+def pinned_date(tokenizer: PreTrainedTokenizerBase, today: date) -> str | None:
+    """The date for a spec that is made today: None where the chat template (if any) does not ask for the clock.
+
+    A template that was pinned before keeps its date: a reward model that goes on must read what it has read.
+
+    >>> pinned_date(tokenizer, datetime.date(2026, 3, 1))  # doctest: +SKIP
+    '2026-03-01'
+
+    Raises:
+        ModelError: if the chat template cannot be parsed.
+    """
+    if not tokenizer.chat_template:
+        return None
+    template = tokenizer.get_chat_template()
+    if pinned := _PINNED.match(template):
+        return pinned[1]
+    return today.isoformat() if _reads_clock(template) else None
+
+
+def with_end_token(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text template that ends with the tokenizer's end token, so that the last token, where a decoder is read, is the same in every text.
+
+    Unchanged where the tokenizer ends every text by itself, has no end token that it reads as one id, or the template has it already.
+
+    >>> with_end_token("{prompt} {answer}", gpt2_tokenizer)  # doctest: +SKIP
+    '{prompt} {answer}<|endoftext|>'
+    """
+    backend, end = _backend_of(tokenizer), tokenizer.eos_token
+    if end is None or template.endswith(end) or SpecialRule.of(backend, pair=False).suffix:
+        return template
+    token = backend.get_added_tokens_decoder().get(tokenizer.eos_token_id)
+    return template + end if token is not None and token.special and token.content == end else template
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}`, with which some templates mark what the assistant wrote; here it only has to parse."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """The statements inside."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _parsed(template: str) -> jinja2.nodes.Template:
+    """A chat template's syntax tree, by the rules under which transformers compiles it."""
+    environment = jinja2.Environment(extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"])
+    try:
+        return environment.parse(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(
+            "a chat template that can be parsed",
+            f"{error} in line {error.lineno}",
+            'Mend it, or set encoding = "text".',
+        ) from error
+
+
+def _reads_clock(template: str) -> bool:
+    """Whether a template can ask for the time: the name is looked up and the template does not define it itself."""
+    return _CLOCK in template and _CLOCK in jinja2.meta.find_undeclared_variables(_parsed(template))
+
+
+def _pin(template: str, day: str) -> str:
+    """A template that writes `day` wherever it would write today's date, in every tool that renders it.
+
+    The clock is replaced inside the template, by a macro of its name: what is passed from outside as a function does not reach a template in
+    transformers 5.23, and nothing passed by us would reach a template that another tool renders.
+    """
+    moment = datetime.combine(date.fromisoformat(day), time())
+    words = [node.value for node in _parsed(template).find_all(jinja2.nodes.Const) if isinstance(node.value, str)]
+    codes = sorted({code for word in words for code in re.findall(r"%-?[A-Za-z]", word)})
+    # json's strings are jinja's, too.
+    steps = "".join(f".replace({json.dumps(code)}, {json.dumps(moment.strftime(code))})" for code in codes)
+    # One line, whose end `trim_blocks` takes away: the template below begins as it began.
+    head = f"{{# date pinned by rewardsmith: {day} #}}"
+    return f"{head}{{% macro {_CLOCK}(format) %}}{{{{ format{steps} }}}}{{% endmacro %}}\n{template}"
+
+
+def _with_pinned_clock(tokenizer: PreTrainedTokenizerBase, day: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer, or a copy whose chat template has its date pinned; what is saved with a model is the copy."""
+    template = tokenizer.get_chat_template()
+    if pinned := _PINNED.match(template):
+        if pinned[1] != day:
+            raise ModelError(
+                f"the date {pinned[1]}, to which this chat template is pinned",
+                f"a spec that says {day}",
+                "Take the chat template and the contract of one model folder.",
+            )
+        return tokenizer
+    if not _reads_clock(template):
+        return tokenizer
+    if day is None:
+        raise ModelError(
+            "a pinned date, because this chat template writes today's date into every text",
+            "a spec without one: scores would change from day to day",
+            "Train or import the model again: that pins and stores a date.",
+        )
+    pinned_tokenizer, named = copy.copy(tokenizer), tokenizer.chat_template
+    template = _pin(template, day)
+    pinned_tokenizer.chat_template = {**named, "default": template} if isinstance(named, dict) else template
+    return pinned_tokenizer
+
+
 def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -222,16 +357,18 @@ class Renderer:
     """Turns (prompt, answer) into ids; the same object, or one of the same spec, on every path.
 
     Args:
-        tokenizer: with a Rust backend; it is copied, never changed.
+        tokenizer: with a Rust backend; it is copied, never changed. `Renderer.tokenizer` is the one to save: its chat template reads no clock.
         spec: see `RenderSpec`.
 
     Raises:
-        ModelError: if the tokenizer has no Rust backend.
+        ModelError: if the tokenizer has no Rust backend, or the chat template writes today's date and the spec pins none, or leaves a turn open.
         LengthError: if max_length leaves no room beside the template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: RenderSpec) -> None:
         """Copy the tokenizer's backend twice: one parses special tokens, the other reads them as plain text."""
+        if spec.encoding == "chat" and tokenizer.chat_template:
+            tokenizer = _with_pinned_clock(tokenizer, spec.date)
         self.tokenizer, self.spec = tokenizer, spec
         serialised = _backend_of(tokenizer).to_str()
         self._parsing, self._plain = Tokenizer.from_str(serialised), Tokenizer.from_str(serialised)
@@ -247,8 +384,11 @@ class Renderer:
         self._control_ids = {i for i, token in added.items() if token.special and i != unknown}
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
         self._frames: dict[tuple[str, ...], list[str]] = {}
+        self._refused: set[tuple[str, ...]] = set()
         if spec.encoding == "text":
             check_template(spec.template)
+        if spec.encoding == "chat":
+            self._check_closed()
         self._serialised = serialised
         self._check_room()
 
@@ -260,6 +400,18 @@ class Renderer:
             digest.update(str(part).encode() + b"\0")
         digest.update(code + version("tokenizers").encode())
         return digest.hexdigest()
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The ids that every text ends with unless its end was cut (`truncation = "right"`); empty where it ends as its answer happens to.
+
+        The special tokens that the tokenizer puts at the end and what the template writes after the answer, without tokens that may merge with it.
+        """
+        tables = [self._assemble(self._bodies(tokens))[0][::-1] for tokens in self._tokenise(self._endings())]
+        return tuple(reversed(os.path.commonprefix(tables)))
+
+    def _endings(self) -> list[list[list[_Part]]]:
+        return [self._plan("a", f"a{ending}", 0) for ending in _ENDINGS]
 
     def encode(self, pairs: Sequence[Pair]) -> TokenTable:
         """The ids of each (prompt, answer), a function of that pair alone.
@@ -323,19 +475,18 @@ class Renderer:
         rendered = self._apply_chat_template(messages)
         frames = self._chat_frames(tuple(message["role"] for message in messages))
         contents = [message["content"] for message in messages]
-        # Some templates (Llama, Gemma) trim what they are given; anything more is an altered text.
-        for texts in (contents, [content.strip() for content in contents]):
-            if rendered == frames[0] + "".join(text + frame for text, frame in zip(texts, frames[1:], strict=True)):
-                break
-        else:
+        written = _written(rendered, frames, contents)
+        if written is None:
+            kept = [content if content in rendered else content.strip() for content in contents]
+            expected = frames[0] + "".join(text + frame for text, frame in zip(kept, frames[1:], strict=True))
             raise ModelError(
                 "a chat template that leaves the texts as they are (outer white space aside)",
-                f"one that changes this conversation: {rendered[:200]!r}",
+                f"one that {_changes(expected, rendered)}",
                 'Change the chat template, or set encoding = "text".',
             )
         segments: list[Segment] = [(frames[0], _FRAME)]
-        for i, (text, frame) in enumerate(zip(texts, frames[1:], strict=True)):
-            segments += [(text, _ANSWER if i == len(texts) - 1 else first + i), (frame, _FRAME)]
+        for i, (text, frame) in enumerate(written):
+            segments += [(text, _ANSWER if i == len(written) - 1 else first + i), (frame, _FRAME)]
         return segments
 
     def _chat_frames(self, roles: tuple[str, ...]) -> list[str]:
@@ -355,6 +506,34 @@ class Renderer:
                 frames.append(frame)
             self._frames[roles] = [*frames, rest]
         return self._frames[roles]
+
+    def _takes(self, prompt: Prompt, first: int) -> bool:
+        """Whether the template takes this prompt without its `first` oldest turns: some want a user's turn first, and turns that alternate."""
+        if self.spec.encoding != "chat" or first == 0:
+            return True
+        roles = (*(message["role"] for message in _messages(prompt)[first:]), "assistant")
+        if roles not in self._refused:
+            try:
+                self._chat_frames(roles)
+            except ModelError:
+                self._refused.add(roles)
+        return roles not in self._refused
+
+    def _check_closed(self) -> None:
+        """Refuse a template that opens the assistant's next turn after the answer: its score would be read off the wrong turn."""
+        roles = ("user", "assistant", "user", "assistant")
+        try:
+            _, to_assistant, to_user, _, end = self._chat_frames(roles)
+        except ModelError:
+            return  # it takes one exchange alone; what is wrong with that is said where a text is rendered
+        shared = len(os.path.commonprefix([to_assistant, to_user]))
+        header = to_assistant[shared:].strip()
+        if any(letter.isalnum() for letter in header) and header in end:
+            raise ModelError(
+                "a chat template that ends with the answer's own turn",
+                f"one that goes on with {_excerpt(end)} after it (an open generation prompt)",
+                "Let the template write it only if add_generation_prompt is set.",
+            )
 
     def _apply_chat_template(self, messages: list[Message]) -> str:
         try:
@@ -502,19 +681,20 @@ class Renderer:
         all_answer = sum(int((slot == _ANSWER).sum()) for slot in slots)
         floor = min(all_prompt, self.spec.max_length // 4)
         num_turns = len(_messages(prompt))
-        for first in range(num_turns):
+        starts = [first for first in range(num_turns) if self._takes(prompt, first)]
+        for first in starts:
             if first:
                 plan = self._plan(prompt, answer, first)
                 encoded = self._tokenise([plan])[0]
                 bodies, slots = self._bodies(encoded), self._slots(plan, encoded)
             frame = sum(int((slot == _FRAME).sum()) for slot in slots)
             room = self.spec.max_length - frame - self._num_special(bodies)
-            if room < 1 and first < num_turns - 1:
+            if room < 1 and first != starts[-1]:
                 continue
             answer_kept = min(all_answer, max(1, room - floor))
             excess = sum(int((slot >= 0).sum()) for slot in slots) - (room - answer_kept)
             oldest = sum(int((slot == first).sum()) for slot in slots)
-            if excess < oldest or first == num_turns - 1:
+            if excess < oldest or first == starts[-1]:
                 break
         if room < 1:
             raise LengthError(
@@ -522,9 +702,14 @@ class Renderer:
                 f"max_length = {self.spec.max_length}",
                 "Raise max_length or take a shorter template.",
             )
-        limits = {first: max(0, oldest - max(0, excess)), _ANSWER: answer_kept}
+        limits = {}
+        for turn in range(first, num_turns):
+            tokens = sum(int((slot == turn).sum()) for slot in slots)
+            limits[turn] = max(0, tokens - max(0, excess))
+            excess -= tokens - limits[turn]
+        kept_prompt = sum(limits.values())
+        limits[_ANSWER] = answer_kept
         kept_bodies = [_keep_first(body, slot, limits) for body, slot in zip(bodies, slots, strict=True)]
-        kept_prompt = sum(int((slot > first).sum()) for slot in slots) + min(oldest, limits[first])
         return _Cut(kept_bodies, all_prompt - kept_prompt, all_answer - answer_kept)
 
     def _check_room(self) -> None:
@@ -566,3 +751,51 @@ def _keep_first(body: Ids, slots: NDArray[np.int64], limits: dict[int, int]) -> 
     for slot, limit in limits.items():
         keep[np.flatnonzero(slots == slot)[limit:]] = False
     return [token for token, kept in zip(body, keep, strict=True) if kept]
+
+
+def _written(rendered: str, frames: list[str], contents: list[str]) -> list[tuple[str, str]] | None:
+    """Each text as the template wrote it (some trim them) and the frame after it; None where a text was altered.
+
+    The frame before the answer may end early: Qwen3 opens with an empty block of thought unless the answer brings its own.
+    """
+    if not rendered.startswith(frames[0]):
+        return None
+    at, written = len(frames[0]), []
+    for content, frame in zip(contents[:-2], frames[1:-2], strict=True):
+        text = next((text for text in _trims(content) if rendered.startswith(text + frame, at)), None)
+        if text is None:
+            return None
+        written.append((text, frame))
+        at += len(text) + len(frame)
+    rest, before, end = rendered[at:], frames[-2], frames[-1]
+    for text, answer in itertools.product(_trims(contents[-2]), _trims(contents[-1])):
+        length = len(rest) - len(text) - len(answer) - len(end)
+        if 0 <= length <= len(before) and rest == text + before[:length] + answer + end:
+            return [*written, (text, before[:length]), (answer, end)]
+    return None
+
+
+def _trims(text: str) -> list[str]:
+    """A text and what is left of it when a template takes white space off its ends."""
+    ways = (text, text.strip(), text.lstrip(), text.rstrip(), text.strip("\n"), text.lstrip("\n"), text.rstrip("\n"))
+    return list(dict.fromkeys(ways))
+
+
+def _changes(expected: str, rendered: str) -> str:
+    """What a template lost and added, in words."""
+    start = len(os.path.commonprefix([expected, rendered]))
+    expected, rendered = expected[start:], rendered[start:]
+    end = len(os.path.commonprefix([expected[::-1], rendered[::-1]]))
+    expected, rendered = expected[: len(expected) - end], rendered[: len(rendered) - end]
+    lost, added = [expected], [rendered]
+    if len(expected) + len(rendered) <= 2000:  # the comparison takes time in the square of the lengths
+        steps = difflib.SequenceMatcher(None, expected, rendered, autojunk=False).get_opcodes()
+        lost = [expected[a:b] for kind, a, b, _, _ in steps if kind != "equal"]
+        added = [rendered[a:b] for kind, _, _, a, b in steps if kind != "equal"]
+    losses, additions = (" ".join(_excerpt(piece) for piece in pieces if piece) for pieces in (lost, added))
+    said = [f"loses {losses}"] if losses else []
+    return " and ".join([*said, f"adds {additions}"] if additions else said)
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= _EXCERPT else text[:_EXCERPT] + "...")
