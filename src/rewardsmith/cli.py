@@ -65,6 +65,9 @@ def train(
     eval_data: Annotated[str | None, typer.Option(help="Pairs to judge the result by, once, at the end.")] = None,
     out: Annotated[str | None, typer.Option(help="The run folder.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. trainer.save_steps=50.")] = None,
+    sweeps: Annotated[
+        list[str] | None, typer.Option("--sweep", help="key=value,value: a run each; may be repeated.")
+    ] = None,
     overwrite: Overwrite = False,
     skip_bad: Annotated[bool | None, typer.Option("--skip-bad", help="Count malformed rows.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no token ids on disk.")] = False,
@@ -88,7 +91,14 @@ def train(
         "threads": threads,
         "seed": seed,
     }
-    settings = build(TrainSettings, merge(read_recipe(config) if config else {}, flags, sets or []))
+    recipe = merge(read_recipe(config) if config else {}, flags, sets or [])
+    if sweeps:
+        from rewardsmith.sweeping import sweep
+
+        document = sweep(recipe, sweeps, overwrite=overwrite, command=sys.argv[1:], console=_console())
+        _finish(document, as_json, f"sweep: {recipe['out']}; chosen: {', '.join(document['chosen']['runs'])}")
+        return
+    settings = build(TrainSettings, recipe)
     from rewardsmith import runs
 
     report = runs.train(settings, overwrite=overwrite, command=sys.argv[1:], console=_console())
@@ -234,15 +244,58 @@ def verify(
 def import_(
     source: str,
     out: Annotated[Path, typer.Option(help="The model folder to make.")],
+    base: Annotated[str | None, typer.Option(help="Base model of an adapter, if not as its config says.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens of one input; 512, or less where the model's positions end.")
+    ] = None,
+    drop_bias: Annotated[
+        bool, typer.Option("--drop-bias", help="Leave out a head's constant that other tools have no place for.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make a model folder, with contract and golden scores, of a plain single-logit checkpoint."""
-    from rewardsmith.model.artefact import import_folder
-    from rewardsmith.model.network import source_folder
+    """Make a model folder, with contract and golden scores, of a reward model of another tool."""
+    from rewardsmith.model.importing import import_folder
 
-    contract = import_folder(source_folder(source), out, overwrite=overwrite)
-    _finish({"verb": "import", "contract": contract.as_dict()}, as_json, f"model folder: {out}")
+    imported = import_folder(source, out, base=base, max_length=max_length, drop_bias=drop_bias, overwrite=overwrite)
+    console = _console()
+    for line in (imported.recognised.reason, *imported.notes):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _finish({"verb": "import", **imported.as_dict()}, as_json, f"model folder: {out}")
+
+
+@app.command()
+def average(
+    members: Annotated[list[str], typer.Argument(help="Two or more run or model folders.")],
+    out: Annotated[Path, typer.Option(help="The model folder to make.")],
+    data: Annotated[
+        str | None, typer.Option(help="Pairs to judge members and average on, and to align scores on where needed.")
+    ] = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    device: DeviceOption = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Average the weights of reward models that were fine-tuned from one start, their scores put on one scale first."""
+    from rewardsmith.data import io
+    from rewardsmith.model.averaging import accuracy_table, average_folders
+    from rewardsmith.model.precision import prepare_process
+
+    console, pairs = _console(), None
+    if data:
+        reading = io.read(data, skip_bad=skip_bad)
+        pairs = io.preferences(reading.rows, data)
+        console.print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
+    prepare_process(threads=threads, seed=seed)
+    document = average_folders(members, out, pairs=pairs, device=device, overwrite=overwrite, seed=seed)
+    said = [f"start: {document['start']['checked']}", *(f"warning: {w}" for w in document["start"]["warnings"])]
+    for line in (*said, f"aligned on the texts {document['aligned_on']['texts']}, n={document['aligned_on']['n']:,}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if "accuracy" in document and not as_json:
+        console.print(accuracy_table(document))
+    _finish(document, as_json, f"model folder: {out}")
 
 
 @app.command()

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rewardsmith.errors import HeadError, ModelError, OutputError, SettingsError
-from rewardsmith.model.artefact import import_folder, verify
+from rewardsmith.model.artefact import verify
+from rewardsmith.model.importing import import_folder
 from rewardsmith.model.network import build_network, check_vocabulary, load_tokenizer, position_capacity
 from rewardsmith.model.reward_model import RewardModel
 from tests.conftest import ENCODERS, FAMILIES

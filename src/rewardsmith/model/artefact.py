@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ContractError, HeadError, ModelError, OutputError, ScoreError
 from rewardsmith.manifest import package_versions
 from rewardsmith.model import modeling_rewardsmith
+from rewardsmith.model.attributes import FILE_NAME as ATTRIBUTES
+from rewardsmith.model.attributes import AttributeHeads
 from rewardsmith.model.network import (
     Network,
     check_vocabulary,
@@ -33,10 +36,10 @@ from rewardsmith.model.network import (
     require_reward_model,
 )
 from rewardsmith.model.precision import choose_device
-from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding
+from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, resolve_encoding
 from rewardsmith.model.scoring import score_tokens
 from rewardsmith.scores import Scores
-from rewardsmith.storage import atomic_folder, file_sha256, refuse_inside, text_sha256, write_json, write_text
+from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_text
 
 FORMAT_VERSION = 1
 CONTRACT, GOLDEN, WEIGHTS = "rewardsmith.json", "golden.jsonl", "model.safetensors"
@@ -44,8 +47,10 @@ CONTRACT, GOLDEN, WEIGHTS = "rewardsmith.json", "golden.jsonl", "model.safetenso
 TOLERANCE, TOLERANCE_ACROSS, TOLERANCE_BF16 = 1e-5, 1e-4, 5e-2
 # What the network and the ids are made of. `verify` checks all of it; loading leaves out the weights (large) and the code (never run by us).
 _CHECKED_AT_LOAD = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_HASHED = (WEIGHTS, *_CHECKED_AT_LOAD, "modeling_rewardsmith.py")
+_HASHED = (WEIGHTS, *_CHECKED_AT_LOAD, ATTRIBUTES, "modeling_rewardsmith.py")
 _DEFAULT_MAX_LENGTH = 512
+# For chat templates that write today's date, in folders that pin none: the day that Llama's own template falls back to.
+_FOREIGN_DAY = date(2024, 7, 26)
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,13 @@ class Contract:
     Args:
         render: template, encoding, max_length, truncation.
         special_tokens: ids that stand before, between and after the texts.
+        end_tokens: ids with which every text that was not cut ends; None in folders that do not say.
         pooling: resolved, never "auto".
         head: {"key", "shape"} of the head's weight.
         training_dtype: number format of the training steps.
         temperature: of the calibrated probability sigmoid(margin / T); None where none was fitted.
         normaliser: see `Normaliser`.
+        objective: the loss that was trained, what it learned beside the network, and its attributes; None where that is not known.
         files: SHA-256 by file name.
         saved_with: versions and platform, to choose the tolerance of `verify`.
         format_version: of this document.
@@ -82,6 +89,8 @@ class Contract:
     training_dtype: str
     temperature: float | None = None
     normaliser: Normaliser | None = None
+    objective: dict[str, Any] | None = None
+    end_tokens: list[int] | None = None
     files: dict[str, str] = field(default_factory=dict)
     saved_with: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -89,6 +98,7 @@ class Contract:
     def as_dict(self) -> dict[str, Any]:
         """The document in rewardsmith.json; the render spec carries its own hash."""
         document = asdict(self)
+        document["render"] = self.render.as_dict()
         document["render_sha256"] = _render_hash(self.render)
         return document
 
@@ -141,6 +151,7 @@ class Loaded:
     network: Network
     renderer: Renderer
     contract: Contract
+    attributes: AttributeHeads | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +193,8 @@ def save(
     training_dtype: str,
     manifest: Mapping[str, Any],
     normaliser: Normaliser | None = None,
+    objective: dict[str, Any] | None = None,
+    attributes: AttributeHeads | None = None,
     card: str = "",
 ) -> Contract:
     """Write a model folder under a temporary name, load it in fresh objects, compare every golden id and score, then rename it.
@@ -193,6 +206,8 @@ def save(
         training_dtype: for the contract.
         manifest: provenance, as `manifest.Manifest` keeps it.
         normaliser: statistics of scores, if any.
+        objective: see `Contract`.
+        attributes: heads that the score is the weighted sum of, if any.
         card: README.md, if any.
 
     Raises:
@@ -206,6 +221,8 @@ def save(
             raise OutputError(
                 f"room to write {WEIGHTS}", f"{error}", "Free some disk space; nothing half-written was left behind."
             ) from error
+        if attributes is not None:
+            attributes.save(folder)
         head = network.head_module
         device = head.weight.device
         contract = Contract(
@@ -219,6 +236,8 @@ def save(
             head={"key": f"{network.head_name}.weight", "shape": list(head.weight.shape)},
             training_dtype=training_dtype,
             normaliser=normaliser,
+            objective=objective,
+            end_tokens=list(renderer.end_tokens),
             files={name: file_sha256(folder / name) for name in _HASHED if (folder / name).exists()},
             saved_with=_saved_with(device),
         )
@@ -249,14 +268,19 @@ def _write_checkpoint(network: Network, tokenizer: PreTrainedTokenizerBase, fold
                 "AutoConfig": "modeling_rewardsmith.RewardsmithConfig",
                 "AutoModelForSequenceClassification": "modeling_rewardsmith.RewardsmithForSequenceClassification",
             }
-        elif model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        elif model.config.get_text_config().pad_token_id is None:
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         # One file whatever the size: the contract names and hashes it.
         with quiet_loading():
             model.save_pretrained(folder, max_shard_size="1TB")
     finally:
         model.config = kept
-    tokenizer.save_pretrained(folder)
+    # Left padding, a habit of generation, moves the scores of transformers' own class where positions are absolute.
+    side, tokenizer.padding_side = tokenizer.padding_side, "right"
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.padding_side = side
     if not network.native:
         shutil.copy(modeling_rewardsmith.__file__, folder / "modeling_rewardsmith.py")
 
@@ -302,6 +326,12 @@ def load(folder: str) -> Loaded:
                 f"{found}",
                 "The tokenizer is not the one saved with it.",
             )
+        if contract.end_tokens is not None and contract.end_tokens != list(renderer.end_tokens):
+            raise ContractError(
+                f"texts that end with the tokens {contract.end_tokens}",
+                f"{list(renderer.end_tokens)}",
+                "The tokenizer or its chat template is not the one saved with it.",
+            )
         if network.pooling != contract.pooling:
             raise ContractError(
                 f"pooling {contract.pooling!r}", f"a class that does {network.pooling!r}", "Restore config.json."
@@ -311,7 +341,8 @@ def load(folder: str) -> Loaded:
         contract = _foreign_contract(network, renderer)
     check_vocabulary(network, tokenizer)
     network.model.eval()
-    return Loaded(network, renderer, contract)
+    declared = (contract.objective or {}).get("attributes")
+    return Loaded(network, renderer, contract, AttributeHeads.load(path, declared) if declared else None)
 
 
 def read_contract(path: Path) -> Contract:
@@ -364,12 +395,14 @@ def _load_foreign(folder: str) -> tuple[Network, PreTrainedTokenizerBase, Render
     encoding, reason = resolve_encoding("auto", tokenizer)
     capacity = position_capacity(network.model)
     max_length = _DEFAULT_MAX_LENGTH if capacity is None else min(_DEFAULT_MAX_LENGTH, capacity)
+    day = pinned_date(tokenizer, _FOREIGN_DAY) if encoding == "chat" else None
+    dated = f", the date {day} where the chat template writes today's" if day else ""
     warnings.warn(
         f"{Path(folder).name} carries no {CONTRACT}: how it was trained is not known. Assuming encoding {encoding!r} ({reason}), "
-        f"max_length {max_length}, keep_answer. `rewardsmith import` writes these choices down.",
+        f"max_length {max_length}, keep_answer{dated}. `rewardsmith import` writes these choices down.",
         stacklevel=3,
     )
-    return network, tokenizer, Renderer(tokenizer, RenderSpec(encoding, DEFAULT_TEMPLATE, max_length))
+    return network, tokenizer, Renderer(tokenizer, RenderSpec(encoding, DEFAULT_TEMPLATE, max_length, date=day))
 
 
 def _foreign_contract(network: Network, renderer: Renderer) -> Contract:
@@ -441,20 +474,3 @@ def verify(folder: str, *, device: Device = "cpu") -> list[Check]:
     alone = difference(scores, one_by_one)
     checks.append(Check("batch size", alone <= TOLERANCE, "batched against one by one", alone))
     return checks
-
-
-def import_folder(source: str, out: Path, *, overwrite: bool = False) -> Contract:
-    """Make a model folder with contract and golden scores of a plain single-logit one.
-
-    Raises:
-        HeadError: if the source has no single-score head.
-        OutputError: if `out` exists and may not be replaced.
-    """
-    refuse_inside(out, source)
-    if out.exists() and not (overwrite and (out / CONTRACT).is_file()):
-        raise OutputError("a new folder for --out", f"{out}, which exists", "Choose another --out.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the choices are what this command is for; the contract holds them
-        loaded = load(source)
-    manifest = {"verb": "import", "source": Path(source).name, "versions": package_versions()}
-    return save(loaded.network, loaded.renderer, out, training_dtype="unknown", manifest=manifest)
