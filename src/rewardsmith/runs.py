@@ -83,13 +83,18 @@ def judge(settings: TrainSettings, trained: Trained, console: Console) -> dict[s
     overfitting: dict[str, Any] = {}
     if trained.train_accuracy is not None:
         overfitting["train"] = trained.train_accuracy.as_dict()
-    if trained.data.dev:
-        overfitting["dev"] = accuracy_on(model, trained.data.dev).as_dict()
+    if trained.data.dev_pairs:
+        overfitting["dev"] = accuracy_on(model, trained.data.dev_pairs).as_dict()
     report: dict[str, Any] = {
         "verb": "train",
         "model_folder": trained.model_folder.name,
         "training": trained.facts,
-        "counts": {name: facts["pairs"] for name, facts in trained.data.facts.items() if "pairs" in facts},
+        "counts": {
+            name: facts[kind]
+            for name, facts in trained.data.facts.items()
+            for kind in ("pairs", "lists", "ratings")
+            if kind in facts
+        },
         "dropped": trained.data.dropped.as_dict(),
         "dev_points": [vars(point) for point in trained.dev_points],
         "history": [line for line in trained.history if "loss" in line],

@@ -4,7 +4,7 @@ from collections import Counter
 
 from rewardsmith import metrics
 from rewardsmith.data.embedded import embedded_preferences
-from rewardsmith.data.faults import drop_content_faults
+from rewardsmith.data.faults import content_fault, drop_faults
 from rewardsmith.data.schema import prompt_key
 from rewardsmith.evaluation.pairwise import markdown_marks
 
@@ -17,7 +17,7 @@ def test_counts_and_kinds():
     failures = Counter(p.metadata["failure"] for p in pairs)
     wanted = "wrong_fact evasive off_topic rambling flattering rude unsafe_help needless_refusal ignored_instruction"
     assert all(failures[name] >= 20 for name in wanted.split()), failures
-    assert not drop_content_faults(pairs)[1].counts
+    assert not drop_faults(pairs, content_fault)[1].counts
 
 
 def test_counting_characters_is_useless_on_it():

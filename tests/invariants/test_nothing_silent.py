@@ -7,7 +7,7 @@ import pytest
 
 from rewardsmith.config import TrainSettings
 from rewardsmith.data import io
-from rewardsmith.data.faults import drop_content_faults
+from rewardsmith.data.faults import content_fault, drop_faults
 from rewardsmith.data.schema import Preference
 from rewardsmith.errors import DataError, RowError
 from rewardsmith.evaluation.pairwise import evaluate
@@ -38,7 +38,7 @@ def test_content_faults_are_dropped_from_training_counted_and_listed():
     pairs = [pair(i) for i in range(97)]
     pairs += [Preference("empty", "p", " ", "x"), Preference("same", "p", "x  y", "x y")]
     pairs += [Preference("two", "p", "x", "y", rejected_prompt="q")]
-    kept, dropped = drop_content_faults(pairs)
+    kept, dropped = drop_faults(pairs, content_fault)
     assert len(kept) == 97
     assert dropped.as_dict()["counts"] == {"empty_answer": 1, "equal_answers": 1, "prompt_mismatch": 1}
     assert dropped.listed["equal_answers"] == ["same"]
@@ -50,7 +50,7 @@ def test_content_faults_are_dropped_from_training_counted_and_listed():
 def test_more_than_half_equal_answers_are_suspect_columns():
     """Trap 7."""
     pairs = [Preference(str(i), f"p{i}", "same", "same") for i in range(6)] + [pair(i) for i in range(4)]
-    _, dropped = drop_content_faults(pairs)
+    _, dropped = drop_faults(pairs, content_fault)
     with pytest.raises(DataError, match="swapped or duplicated"):
         dropped.check(1.0)
 
@@ -77,7 +77,7 @@ def test_real_faults_are_found_in_hh(tmp_path):
     reading = io.read(real_data("hh_harmless_test.jsonl.gz"))
     pairs = io.preferences(reading.rows, "hh")
     assert len(pairs) == 2312 and not reading.skipped
-    _, dropped = drop_content_faults(pairs)
+    _, dropped = drop_faults(pairs, content_fault)
     assert dropped.counts["prompt_mismatch"] >= 1 and dropped.counts["empty_answer"] >= 1
     dropped.check(0.05)
     with gzip.open(real_data("hh_harmless_test.jsonl.gz"), "rt", encoding="utf-8") as file:

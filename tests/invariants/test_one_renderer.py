@@ -7,8 +7,8 @@ from rewardsmith.config import DEFAULT_TEMPLATE, LossSettings
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.data.schema import Preference
 from rewardsmith.model import artefact
+from rewardsmith.model.examples import example_table
 from rewardsmith.model.network import load_tokenizer
-from rewardsmith.model.pairs import pair_table
 from rewardsmith.model.render import Renderer, RenderSpec
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.token_cache import encode_cached
@@ -27,13 +27,13 @@ def test_ids_are_equal_on_every_path(family, tiny_rm, tmp_path):
     model = RewardModel.load(tiny_rm(family))
     direct = model.renderer.encode(INPUTS)
     rows = [Preference(str(i), p, a, "other") for i, (p, a) in enumerate(INPUTS)]
-    training, _ = pair_table(rows, model.renderer, LossSettings(), cache=tmp_path)
+    training, _ = example_table(rows, model.renderer, LossSettings(), cache=tmp_path)
     cold, first = encode_cached(model.renderer, INPUTS, tmp_path)
     warm, second = encode_cached(model.renderer, INPUTS, tmp_path)
     assert (first, second) == ("miss", "hit")
     for i in range(len(INPUTS)):
         expected = ids_of(direct, i)
-        assert ids_of(training.tokens, i) == ids_of(cold, i) == ids_of(warm, i) == expected
+        assert ids_of(training.tokens, 2 * i) == ids_of(cold, i) == ids_of(warm, i) == expected
     assert model.table(INPUTS).digest.tolist() == direct.digests().tolist()
     golden, _ = artefact.golden_scores(model.network, model.renderer)
     assert golden == [f"{digest:016x}" for digest in direct.digests()]

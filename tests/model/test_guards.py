@@ -15,10 +15,10 @@ def step(model, guard, loss, number):
 
 
 def test_a_non_finite_score_is_named_with_its_row():
-    scores = torch.tensor([1.0, 2.0, float("nan"), 0.0])
+    outputs, sizes = torch.tensor([[1.0], [float("nan")], [2.0], [0.0]]), torch.tensor([2, 2])
     with pytest.raises(NonFiniteError, match=r"step 7, in bf16, rows a\."):
-        check_finite(torch.tensor(float("nan")), scores, step=7, rows=["a", "b"], dtype="bf16")
-    check_finite(torch.tensor(0.7), torch.ones(4), step=7, rows=["a", "b"], dtype="bf16")
+        check_finite(torch.tensor(float("nan")), outputs, sizes, step=7, rows=["a", "b"], dtype="bf16")
+    check_finite(torch.tensor(0.7), torch.ones(4, 1), sizes, step=7, rows=["a", "b"], dtype="bf16")
 
 
 def test_a_tensor_without_gradient_is_named_at_step_three():

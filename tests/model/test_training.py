@@ -145,10 +145,8 @@ def test_a_resumed_run_keeps_its_best_checkpoint(tiny, toy_pairs, tmp_path, monk
     from rewardsmith.model import training as module
 
     losses = {0: 0.7, 1: 0.6, 2: 0.1, 3: 0.5, 4: 0.5, 5: 0.5}
-    monkeypatch.setattr(module.metrics, "log_losses", lambda margins: np.array([losses[len(seen) - 1]]))
     seen = []
-    original = module.metrics.wins
-    monkeypatch.setattr(module.metrics, "wins", lambda margins: original(margins))
+    monkeypatch.setattr(module, "dev_numbers", lambda *arguments, **more: (losses[len(seen) - 1], 0.5))
     from rewardsmith.model.callbacks import SelectionCallback
 
     score = SelectionCallback._point
@@ -348,7 +346,7 @@ def test_a_model_that_sees_no_difference_is_stopped(tiny, toy_pairs, tmp_path, m
         half = len(scores) // 2
         return torch.cat([scores[:half], scores[:half]]) if self.model.training else scores
 
-    monkeypatch.setattr(Network, "scores", pools_nothing)
+    monkeypatch.setattr(Network, "outputs", pools_nothing)
     with pytest.raises(StuckError, match=r"0\.693"):
         train(tiny("bert"), toy_pairs, tmp_path / "run", epochs=10, trainer={"warmup_steps": 0})
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["outcome"] == "failed"
@@ -358,14 +356,14 @@ def test_a_non_finite_step_stops_and_keeps_the_last_checkpoint(tiny, toy_pairs, 
     from rewardsmith.errors import NonFiniteError
     from rewardsmith.model import trainer
 
-    original = trainer.preference_loss
+    original = trainer.batch_loss
     calls = []
 
     def overflows(*arguments, **more):
         calls.append(1)
         return original(*arguments, **more) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(trainer, "preference_loss", overflows)
+    monkeypatch.setattr(trainer, "batch_loss", overflows)
     with pytest.raises(NonFiniteError, match="step 5, in float32, rows toy-"):
         train(tiny("bert"), toy_pairs, tmp_path / "run", trainer={"save_steps": 2})
     assert [path.name for path in complete_checkpoints(tmp_path / "run" / "checkpoints")] == [

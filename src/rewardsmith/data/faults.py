@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from rewardsmith.data.schema import Preference
+from rewardsmith.data.schema import Group, Preference
 from rewardsmith.errors import DataError
 
 EMPTY, EQUAL, MISMATCH, COLLAPSED, OVER_LENGTH = (
@@ -21,6 +21,7 @@ EMPTY, EQUAL, MISMATCH, COLLAPSED, OVER_LENGTH = (
     "truncated_equal",
     "over_length",
 )
+Faulty = TypeVar("Faulty", bound=Preference | Group)
 _MAX_LISTED = 20
 # Above this share of equal answers the columns themselves are suspect.
 _SWAPPED_SHARE = 0.5
@@ -101,14 +102,14 @@ class Dropped:
         return {"total": self.total, "counts": dict(self.counts), "ids": self.listed}
 
 
-def drop_content_faults(pairs: Sequence[Preference]) -> tuple[list[Preference], Dropped]:
-    """The pairs that can be trained on, and the record of the others."""
-    dropped = Dropped(len(pairs))
+def drop_faults(examples: Sequence[Faulty], fault_of: Callable[[Faulty], str | None]) -> tuple[list[Faulty], Dropped]:
+    """The examples that can be trained on, and the record of the others."""
+    dropped = Dropped(len(examples))
     kept = []
-    for pair in pairs:
-        reason = content_fault(pair)
+    for example in examples:
+        reason = fault_of(example)
         if reason is None:
-            kept.append(pair)
+            kept.append(example)
         else:
-            dropped.add(reason, [pair.id])
+            dropped.add(reason, [example.id])
     return kept, dropped

@@ -558,10 +558,14 @@ def preferences(rows: Iterable[Row], source: str, *, rule: PairRule = ALL_PAIRS)
     return pairs
 
 
-def fingerprint(pairs: Iterable[Preference]) -> str:
-    """A SHA-256 over the content of pairs, in order, whatever file held them."""
+def fingerprint(examples: Iterable[Preference | Group]) -> str:
+    """A SHA-256 over the content of pairs (or groups), in order, whatever file held them."""
     digest = hashlib.sha256()
-    for p in pairs:
-        content = [p.prompt, p.chosen, p.rejected, p.rejected_prompt, p.margin, p.weight, p.votes, p.tie]
+    for one in examples:
+        content: list[Any] = [one.prompt]
+        if isinstance(one, Preference):
+            content += [one.chosen, one.rejected, one.rejected_prompt, one.margin, one.weight, one.votes, one.tie]
+        else:
+            content += [one.answers, one.order, one.ratings, one.metadata.get("per_answer")]
         digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()

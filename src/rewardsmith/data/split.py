@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewardsmith.data.faults import folded
-from rewardsmith.data.schema import Preference, prompt_key
+from rewardsmith.data.schema import Preference, Row, prompt_key
 from rewardsmith.errors import DataError
 
+HasPrompt = TypeVar("HasPrompt", bound=Row)
 
-def shuffled_prompts(pairs: Sequence[Preference], seed: int) -> list[str]:
+
+def shuffled_prompts(pairs: Sequence[Row], seed: int) -> list[str]:
     """The distinct prompts in a seeded order that does not depend on the order of the rows."""
     prompts = sorted({prompt_key(pair.prompt) for pair in pairs})
     return [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
 
 
-def split_by_prompt(
-    pairs: Sequence[Preference], share: float, *, seed: int
-) -> tuple[list[Preference], list[Preference]]:
-    """(rest, part): `part` holds whole prompts, about `share` of the pairs and at least one prompt.
+def split_by_prompt(pairs: Sequence[HasPrompt], share: float, *, seed: int) -> tuple[list[HasPrompt], list[HasPrompt]]:
+    """(rest, part): `part` holds whole prompts, about `share` of the pairs (or groups) and at least one prompt.
 
     Raises:
         DataError: if fewer than two prompts are there to split.
@@ -47,7 +48,7 @@ def split_by_prompt(
     return rest, part
 
 
-def sample_by_prompt(pairs: Sequence[Preference], count: int, *, seed: int) -> list[Preference]:
+def sample_by_prompt(pairs: Sequence[HasPrompt], count: int, *, seed: int) -> list[HasPrompt]:
     """About `count` pairs as whole prompts, in the order of the rows: prompts are taken until `count` is reached, the last one cut."""
     order = {prompt: i for i, prompt in enumerate(shuffled_prompts(pairs, seed))}
     ranked = sorted(range(len(pairs)), key=lambda i: (order[prompt_key(pairs[i].prompt)], i))

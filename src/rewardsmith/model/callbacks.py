@@ -14,9 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rewardsmith.model.guards import GradientGuard, StuckGuard
+from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.storage import write_text
 
 _LINE_SECONDS = 30.0
+
+
+class AverageCallback(TrainerCallback):
+    """Takes every step's weights into their moving average."""
+
+    def __init__(self, average: WeightAverage) -> None:
+        """Keep the average."""
+        self.average = average
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The optimiser has stepped, and nothing has been saved or scored since."""
+        self.average.update()
 
 
 class GradientCallback(TrainerCallback):
@@ -35,7 +48,7 @@ class GradientCallback(TrainerCallback):
 
 @dataclass(frozen=True)
 class DevPoint:
-    """The dev part at one step."""
+    """The dev part at one step; `log_loss` is the mean of what the loss is judged by (of ratings the squared error)."""
 
     step: int
     log_loss: float
@@ -67,6 +80,12 @@ class DevHistory:
         trained = [point for point in self.points if point.step > 0]
         return min(trained, key=lambda point: point.log_loss, default=None)
 
+    def since_best(self) -> int:
+        """How many points came after the best one."""
+        trained = [point for point in self.points if point.step > 0]
+        best = self.best()
+        return 0 if best is None else len(trained) - 1 - trained.index(best)
+
 
 class SelectionCallback(TrainerCallback):
     """Scores the dev part whenever a checkpoint was saved, whatever `save_steps` is, and protects the best one from rotation."""
@@ -78,15 +97,27 @@ class SelectionCallback(TrainerCallback):
         say: Callable[[str], None],
         *,
         at_start: Callable[[DevPoint], None],
+        patience: int | None = None,
+        measure: str = "log-loss",
     ) -> None:
-        """`score_dev` returns (log-loss, accuracy) of the model as it is; `at_start` looks at the point before the first step."""
+        """Keep how to score and when to stop.
+
+        Args:
+            history: gets every point.
+            score_dev: returns (log-loss, accuracy) of the model as it is.
+            say: prints a line.
+            at_start: looks at the point before the first step.
+            patience: so many checkpoints in a row without a new best end the run.
+            measure: what the first number of `score_dev` is, for the log.
+        """
         self.history, self.score_dev, self.say, self.at_start = history, score_dev, say, at_start
+        self.patience, self.measure = patience, measure
 
     def _point(self, state: TrainerState) -> DevPoint:
         log_loss, accuracy = self.score_dev()
         point = DevPoint(state.global_step, log_loss, accuracy)
         self.history.add(point)
-        self.say(f"step {point.step}: dev log-loss {log_loss:.4f}, accuracy {accuracy:.3f}")
+        self.say(f"step {point.step}: dev {self.measure} {log_loss:.4f}, accuracy {accuracy:.3f}")
         return point
 
     def on_train_begin(
@@ -105,6 +136,10 @@ class SelectionCallback(TrainerCallback):
         """Score, and tell the Trainer which checkpoint must not be rotated away."""
         self._point(state)
         self._protect_best(args, state)
+        waited = self.history.since_best()
+        if self.patience is not None and waited >= self.patience and state.global_step < state.max_steps:
+            self.say(f"stopped at step {state.global_step}: no better on the dev part for {waited} checkpoints")
+            control.should_training_stop = True
 
     def _protect_best(self, args: TrainingArguments, state: TrainerState) -> None:
         best = self.history.best()

@@ -15,7 +15,7 @@ tags: [reward-model, rlhf]
 
 # Reward model ({architecture}, from {source})
 
-Reads a prompt and an answer and returns one raw score; only differences between answers to one prompt were trained.
+Reads a prompt and an answer and returns one raw score{meaning}.
 
 ```python
 import rewardsmith
@@ -26,10 +26,11 @@ model.score([("What is 2 + 2?", "4.")])
 
 | | |
 |---|---|
-| trained on | {data}, {train_pairs:,} pairs ({dropped} dropped) |
+| trained on | {data}, {examples} ({dropped} dropped) |
 | loss | {loss} |
 | text | encoding {encoding}, at most {max_length} tokens, {truncation} |
 | pooling | {pooling} |
+| trained | {trained} |
 | precision of the training steps | {precision} |
 | kept step | {kept_step} of {steps} |
 {accuracies}
@@ -40,6 +41,14 @@ evaluation, baselines included, is in the `report.json` of the run that this fol
 """
 
 
+# What a score means beyond its order, by the data that the loss was computed over.
+_MEANING = {
+    "pairs": "; only differences between answers to one prompt were trained",
+    "lists": "; only differences between answers to one prompt were trained",
+    "ratings": ", trained on ratings: its level means something, too",
+}
+
+
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a trained model; its accuracies once they are in the manifest."""
     training, model, versions = manifest["training"], manifest["model"], manifest["versions"]
@@ -48,11 +57,16 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         f"| accuracy on {name} pairs | {Estimate(**document)} |"
         for name, document in manifest.get("metrics", {}).items()
     ]
+    kind = next(name for name in _MEANING if f"train_{name}" in manifest["counts"])
+    lora = manifest["settings"].get("lora")
+    adapted = f", {'DoRA' if lora['dora'] else 'LoRA'} of rank {lora['rank']}, merged" if lora else ""
     return _CARD.format(
+        meaning=_MEANING[kind],
+        trained=f"{model['trained_parameters']:,} parameters{adapted}",
         architecture=model["architecture"],
         source=model["source"],
         data=manifest["data"]["data"]["source"],
-        train_pairs=manifest["counts"]["train_pairs"],
+        examples=f"{manifest['counts'][f'train_{kind}']:,} {kind}",
         dropped=sum(manifest["dropped"]["counts"].values()),
         loss=manifest["settings"]["loss"]["name"],
         encoding=render["encoding"],

@@ -15,22 +15,23 @@ STUCK_STEPS = 20
 _EXPERTS = re.compile(r"\bexperts?\b")
 
 
-def check_finite(loss: Tensor, scores: Tensor, *, step: int, rows: list[str], dtype: str) -> None:
-    """Stop at the first loss or score that is NaN or infinite.
+def check_finite(loss: Tensor, outputs: Tensor, sizes: Tensor, *, step: int, rows: list[str], dtype: str) -> None:
+    """Stop at the first loss or output that is NaN or infinite.
 
     Args:
         loss: a scalar.
-        scores: of the batch, (N,), chosen before rejected.
+        outputs: of the batch, (N, A), the answers of an example one after the other.
+        sizes: how many answers each example has, (B,).
         step: the optimiser step it happened in.
-        rows: the ids of the B pairs.
+        rows: the ids of the B examples.
         dtype: number format of the step.
 
     Raises:
         NonFiniteError: naming step, rows and dtype.
     """
-    if bool(torch.isfinite(loss)) and bool(torch.isfinite(scores).all()):
+    if bool(torch.isfinite(loss)) and bool(torch.isfinite(outputs).all()):
         return
-    finite = torch.isfinite(scores).view(2, -1).all(dim=0).tolist()
+    finite = [bool(part.all()) for part in torch.isfinite(outputs).split(sizes.tolist())]
     bad = [row for row, ok in zip(rows, finite, strict=True) if not ok] or rows
     raise NonFiniteError(
         "finite losses and scores",
@@ -91,11 +92,13 @@ class StuckGuard:
     steps: int = 0
 
     def after_step(self, margins: Tensor, *, step: int) -> None:
-        """Look at the margins of one step, (B,).
+        """Look at the margins of one step, (m,): better minus worse of every comparison; a step without one says nothing.
 
         Raises:
             StuckError: with the causes in the order of their likelihood.
         """
+        if not len(margins):
+            return
         self.steps = 0 if bool((margins != 0).any()) else self.steps + 1
         if self.steps >= STUCK_STEPS:
             raise StuckError(

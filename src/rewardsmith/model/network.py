@@ -6,6 +6,7 @@ Weights are read as safetensors; only a *base* model may come as .bin, and then 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from transformers.utils import logging as transformers_logging
 
 from rewardsmith.config import Pooling
 from rewardsmith.errors import ContractError, HeadError, ModelError, SettingsError
-from rewardsmith.model import bundled
+from rewardsmith.model import gguf_source
+from rewardsmith.model.bundled import BUNDLED
 from rewardsmith.model.modeling_rewardsmith import (
     RewardsmithConfig,
     RewardsmithForSequenceClassification,
@@ -37,7 +39,7 @@ from rewardsmith.model.modeling_rewardsmith import (
 )
 from rewardsmith.model.pooling import choose_pooling, is_decoder
 
-_POSITION_NAMES = frozenset({"position_embeddings", "position_embedding", "wpe", "embed_positions"})
+_POSITION_NAMES = frozenset({"position_embeddings", "position_embedding", "wpe", "embed_positions", "positions_embed"})
 
 
 class Batch(NamedTuple):
@@ -93,17 +95,39 @@ class Network:
         model = self.model
         return model.backbone.config if isinstance(model, RewardsmithForSequenceClassification) else model.config
 
-    def scores(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
-        """Raw scores, float32 (N,); `model` is the network's model as a trainer wrapped it, if one did."""
+    def scores(self, batch: Batch) -> Tensor:
+        """Raw scores, float32 (N,), of a network with one output."""
+        return self.outputs(batch)[:, 0]
+
+    def outputs(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
+        """What the head says, float32 (N, A), A = 1 but for a head that is trained on several attributes.
+
+        `model` is the network's model as a trainer wrapped it, if one did.
+        """
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         if self.pooling == "last" and self.native:
-            # transformers' own class looks for the pad id; the mask is what tells.
-            states = getattr(self.model, self.model.base_model_prefix)(**inputs).last_hidden_state
+            # transformers' own class looks for the pad id; the mask is what tells. It tells the positions too: GPT-2's kind would count filler on the left.
+            backbone = getattr(self.model, self.model.base_model_prefix)
+            if "position_ids" in inspect.signature(backbone.forward).parameters:
+                inputs["position_ids"] = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+            states = backbone(**inputs, use_cache=False).last_hidden_state
             rows = torch.arange(len(states), device=states.device)
-            return self.head_module(states[rows, last_positions(batch.attention_mask)])[:, 0]
-        return (self.model if model is None else model)(**inputs).logits[:, 0].float()
+            return self.head_module(states[rows, last_positions(batch.attention_mask)])
+        return (self.model if model is None else model)(**inputs).logits.float()
+
+    def set_head(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Put another head in the place of the one that is there: weight (A, H), bias (A,), both in float32; the config learns A."""
+        old = self.head_module
+        head = ScoreHead(weight.shape[1], weight.shape[0], bias=bias is not None, device=old.weight.device)
+        with torch.no_grad():
+            head.weight.copy_(weight)
+            if bias is not None:
+                head.bias.copy_(bias)
+        parent, _, child = self.head_name.rpartition(".")
+        setattr(self.model.get_submodule(parent), child, head)
+        self.model.config.num_labels = weight.shape[0]
 
 
 @contextlib.contextmanager
@@ -122,16 +146,24 @@ def quiet_loading() -> Iterator[None]:
 
 
 def source_folder(source: str) -> str:
-    """A MODEL argument as transformers takes it: `minilm` is the bundled encoder, a run folder its model.
+    """A MODEL argument as transformers takes it: a bundled name, a run folder (its model), a GGUF file (dequantised), a folder or hub name.
 
     Raises:
         ModelError: if it looks like a folder and is none.
     """
-    if source == bundled.NAME and not Path(source).exists():
-        return str(bundled.minilm_folder())
+    if source in BUNDLED and not Path(source).exists():
+        source = str(BUNDLED[source]())
+    if gguf_source.is_gguf(source):
+        return str(gguf_source.dequantised(Path(source)))
     path = Path(source)
     if (path / "model" / "config.json").is_file():
         return str(path / "model")
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ModelError(
+            f"a whole model at {source}",
+            "an adapter alone",
+            "Merge it into its base first: rewardsmith import ADAPTER --base BASE --out DIR.",
+        )
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"a model folder at {source}", "a folder without config.json", "Check the path.")
     if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -160,7 +192,7 @@ def _not_found(source: str, error: Exception) -> ModelError:
     return ModelError(
         f"the model {source!r}",
         f"none that can be read ({reason[:200]})",
-        "Give a folder, a Hugging Face name that this machine can reach, or `minilm`.",
+        f"Give a folder, a GGUF file, a Hugging Face name that this machine can reach, or a bundled one: {', '.join(BUNDLED)}.",
     )
 
 

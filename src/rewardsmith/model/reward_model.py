@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rewardsmith.config import ScoringSettings
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.data.schema import Pair
+from rewardsmith.errors import ModelError
 from rewardsmith.model import artefact
+from rewardsmith.model.attributes import AttributeHeads
 from rewardsmith.model.network import Network, source_folder
 from rewardsmith.model.precision import choose_device
 from rewardsmith.model.render import Renderer
-from rewardsmith.model.scoring import score_tokens
-from rewardsmith.scores import Scores, ScoreTable
+from rewardsmith.model.scoring import head_outputs, score_tokens
+from rewardsmith.scores import Scores, ScoreTable, checked
 
 
 class RewardModel:
@@ -27,9 +30,16 @@ class RewardModel:
     """
 
     def __init__(
-        self, network: Network, renderer: Renderer, contract: artefact.Contract, settings: ScoringSettings | None = None
+        self,
+        network: Network,
+        renderer: Renderer,
+        contract: artefact.Contract,
+        settings: ScoringSettings | None = None,
+        *,
+        attributes: AttributeHeads | None = None,
     ) -> None:
         """Put the network on its device; use `load` for a folder."""
+        self.attribute_heads = attributes
         self.settings = settings or ScoringSettings()
         self.network, self.renderer, self.contract = network, renderer, contract
         self.device = choose_device(self.settings.device)
@@ -43,7 +53,7 @@ class RewardModel:
             ModelError: (or a subclass) saying what is wrong with it.
         """
         loaded = artefact.load(source_folder(str(source)))
-        return cls(loaded.network, loaded.renderer, loaded.contract, settings)
+        return cls(loaded.network, loaded.renderer, loaded.contract, settings, attributes=loaded.attributes)
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
         """Raw float32 scores of (prompt, answer) pairs, shape (n,), in the order given.
@@ -51,6 +61,38 @@ class RewardModel:
         Only differences between answers to one prompt have a meaning that was trained.
         """
         return self.table(pairs).score
+
+    def attributes(self, pairs: Sequence[Pair]) -> dict[str, Scores]:
+        """What each attribute's head says of (prompt, answer) pairs, {name: float32 (n,)}, in the units of its ratings.
+
+        Raises:
+            ModelError: if the model was not trained on attributes.
+        """
+        heads = self.attribute_heads
+        if heads is None:
+            raise ModelError(
+                "a model that was trained on several attributes",
+                f"one that was not (loss: {(self.contract.objective or {}).get('loss', 'unknown')})",
+                'Train one with loss.name = "attributes".',
+            )
+        table, head = self.renderer.encode(pairs), self.network.head_module
+        weight, bias = head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone()
+        # Without their bias, which a decoder's head cannot hold: it is added outside.
+        self.network.set_head(heads.weight, None if bias is None else torch.zeros_like(heads.bias))
+        try:
+            outputs = head_outputs(
+                self.network,
+                table,
+                pad_id=self.renderer.tokenizer.pad_token_id or 0,
+                with_types=self.renderer.uses_types,
+                device=self.device,
+                precision=self.settings.precision,
+                batch_tokens=self.settings.batch_tokens,
+            )
+        finally:
+            self.network.set_head(weight, bias)
+        outputs = outputs + heads.bias.numpy()
+        return {name: checked(outputs[:, i], len(pairs)) for i, name in enumerate(heads.names)}
 
     def precision_record(self) -> dict[str, object]:
         """The precision of the scores; for bf16 with its own measured tolerance: the largest |difference| / max(1, |s|) on the golden inputs."""

@@ -1,4 +1,4 @@
-"""A thin subclass of transformers.Trainer: one batch of B pairs is one forward of 2B sequences; checkpoints are whole or absent."""
+"""A thin subclass of transformers.Trainer: all answers of a batch's examples go through one forward pass; checkpoints are whole or absent."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
-from rewardsmith.config import LossSettings
 from rewardsmith.errors import OutputError
 from rewardsmith.model.batching import training_order
+from rewardsmith.model.examples import ExampleCollator, ExampleRows, ExampleTable, labels_of_batch
 from rewardsmith.model.guards import GradientGuard, StuckGuard, check_finite
-from rewardsmith.model.losses import preference_loss
+from rewardsmith.model.losses import Objective, batch_loss
+from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import Batch, Network
-from rewardsmith.model.pairs import PairCollator, PairRows, PairTable
+from rewardsmith.model.optimiser import Rates, parameter_groups
 from rewardsmith.storage import write_json
 
 COMPLETE = "complete.json"
 
 
-class PairSampler(Sampler[int]):
+class ExampleSampler(Sampler[int]):
     """The order of `batching.training_order`, one epoch after the other; a function of (seed, epoch), so that a run can be resumed."""
 
-    def __init__(self, table: PairTable, batch_size: int, seed: int) -> None:
+    def __init__(self, table: ExampleTable, batch_size: int, seed: int) -> None:
         """Keep what the order depends on."""
-        self.lengths, self.batch_size, self.seed, self.epoch = table.longer_side, batch_size, seed, 0
+        self.lengths, self.batch_size, self.seed, self.epoch = table.longest, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer at the start of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """How many pairs an epoch has."""
+        """How many examples an epoch has."""
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
@@ -51,72 +52,75 @@ class StepStatistics:
 
     def __init__(self) -> None:
         """Start at zero."""
-        self.pairs = 0
+        self.comparisons = self.answers = 0
         self.correct = self.margin = self.total = self.squares = 0.0
 
-    def add(self, scores: Tensor) -> None:
-        """Add a batch's scores, (2B,), chosen before rejected."""
-        chosen, rejected = scores.detach().double().chunk(2)
-        margins = chosen - rejected
-        self.pairs += len(margins)
+    def add(self, scores: Tensor, margins: Tensor) -> None:
+        """Add a batch: its scores (N,) and its margins (m,), better minus worse of every comparison."""
+        scores, margins = scores.detach().double(), margins.detach().double()
+        self.comparisons += len(margins)
+        self.answers += len(scores)
         self.correct += float(((torch.sign(margins) + 1) / 2).sum())
         self.margin += float(margins.sum())
-        self.total += float(scores.detach().double().sum())
-        self.squares += float((scores.detach().double() ** 2).sum())
+        self.total += float(scores.sum())
+        self.squares += float((scores**2).sum())
 
     def means(self) -> dict[str, float]:
-        """Accuracy (ties one half), mean margin, and mean and standard deviation of the scores."""
-        mean = self.total / (2 * self.pairs)
-        variance = max(0.0, self.squares / (2 * self.pairs) - mean * mean)
-        return {
-            "accuracy": self.correct / self.pairs,
-            "margin": self.margin / self.pairs,
-            "score_mean": mean,
-            "score_std": float(np.sqrt(variance)),
-        }
+        """Mean and standard deviation of the scores, and where there were comparisons accuracy (ties one half) and mean margin."""
+        mean = self.total / self.answers
+        variance = max(0.0, self.squares / self.answers - mean * mean)
+        means = {"score_mean": mean, "score_std": float(np.sqrt(variance))}
+        if self.comparisons:
+            means |= {"accuracy": self.correct / self.comparisons, "margin": self.margin / self.comparisons}
+        return means
 
 
 class PreferenceTrainer(Trainer):
-    """transformers.Trainer for pairs.
+    """transformers.Trainer for preference data.
 
     Args:
         network: to train.
-        table: the training pairs.
-        loss: how a pair becomes a number.
+        table: the training examples.
+        objective: the loss; what it learns itself is trained along, as a part of the network's model.
         args: TrainingArguments.
         pad_id: the filler of padding, never looked at.
         with_types: whether batches carry token types.
         dtype: the number format of the steps, for diagnoses.
+        rates: learning rates by place in the network.
+        average: of the weights, or None; it is saved with every checkpoint and loaded with it.
     """
 
     def __init__(
         self,
         network: Network,
-        table: PairTable,
-        loss: LossSettings,
+        table: ExampleTable,
+        objective: Objective,
         args: TrainingArguments,
         *,
         pad_id: int,
         with_types: bool,
         dtype: str,
+        rates: Rates,
+        average: WeightAverage | None,
         callbacks: list[Any],
     ) -> None:
         """Hand everything that is the Trainer's to the Trainer."""
-        self.network, self.table, self.loss_settings, self.dtype_name = network, table, loss, dtype
+        self.network, self.table, self.objective, self.dtype_name, self.rates = network, table, objective, dtype, rates
+        self.average = average
         self.statistics, self.gradient_guard, self.stuck_guard = StepStatistics(), GradientGuard(), StuckGuard()
         super().__init__(
             model=network.model,
             args=args,
-            train_dataset=PairRows(table),
-            data_collator=PairCollator(table, pad_id, with_types),
+            train_dataset=ExampleRows(table),
+            data_collator=ExampleCollator(table, pad_id, with_types),
             callbacks=callbacks,
         )
-        # The batch loss is a mean over pairs: the Trainer divides it by the accumulated steps.
+        # The batch loss is a mean over examples: the Trainer divides it by the accumulated steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return PairSampler(
+        return ExampleSampler(
             self.table,
             self.args.per_device_train_batch_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
@@ -127,29 +131,59 @@ class PreferenceTrainer(Trainer):
     ) -> Any:
         """The loss of one batch; its scores are watched by the guards."""
         batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
-        scores = self.network.scores(batch, model)  # (2B,)
-        chosen, rejected = scores.chunk(2)
-        labels = {name: inputs[name] for name in ("margin", "share", "weight") if name in inputs}
-        loss = preference_loss(chosen, rejected, self.loss_settings, **labels)
+        # accelerate puts its autocast around the model's forward, which a decoder's path goes around.
+        with self.accelerator.autocast():
+            outputs = self.network.outputs(batch, model)  # (N, A)
+        labels = labels_of_batch(inputs)
+        losses = self.objective(outputs, labels)  # (B,)
+        loss = batch_loss(losses, labels.weight)
         step = self.state.global_step + 1
         rows = [self.table.ids[int(i)] for i in inputs["rows"]]
-        check_finite(loss.detach(), scores.detach(), step=step, rows=rows, dtype=self.dtype_name)
-        self.stuck_guard.after_step((chosen - rejected).detach(), step=step)
-        self.statistics.add(scores)
+        check_finite(loss.detach(), outputs.detach(), labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
+        scores = self.objective.score(outputs.detach())  # (N, A) -> (N,)
+        margins = scores[inputs["better"][:, 0]] - scores[inputs["better"][:, 1]]
+        self.stuck_guard.after_step(margins, step=step)
+        self.statistics.add(scores, margins)
         return (loss, {"scores": scores}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add accuracy, margin and the spread of the scores to the Trainer's own line."""
-        if self.statistics.pairs:
+        if self.statistics.answers:
             logs |= self.statistics.means()
             self.statistics = StepStatistics()
         super().log(logs, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's own optimiser over groups by rate and decay; see `optimiser.parameter_groups`."""
+        if self.optimizer is None:  # type: ignore[has-type]
+            model = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            decayed = set(self.get_decay_parameter_names(model))
+            self.optimizer = kind(parameter_groups(self.network, self.rates, decayed), **options)
+        return self.optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """The Trainer's own, and the average of the weights with it."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average.load(Path(resume_from_checkpoint))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The backbone's weights that are not trained are those of the source: a checkpoint leaves them out."""
+        inner = f"{self.network.model.base_model_prefix}."
+        frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad and n.startswith(inner)}
+        if frozen:
+            whole = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in whole.items() if name not in frozen}
+        super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                if self.average is not None:
+                    self.average.save(folder)
                 write_json(folder / COMPLETE, {"step": self.state.global_step})
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(folder, ignore_errors=True)

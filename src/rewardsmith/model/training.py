@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from rewardsmith import metrics
-from rewardsmith.config import TrainSettings
+from rewardsmith.config import DEFAULT_TEMPLATE, TrainSettings
 from rewardsmith.data import io
-from rewardsmith.data.faults import COLLAPSED, EMPTY, OVER_LENGTH, Dropped, content_fault, drop_content_faults
+from rewardsmith.data.examples import Example, Kind, example_fault, examples_of, implied_pairs
+from rewardsmith.data.faults import COLLAPSED, EMPTY, OVER_LENGTH, Dropped, drop_faults
 from rewardsmith.data.pairing import equal_rating_pairs
+from rewardsmith.data.prompt_swap import swapped_pairs
 from rewardsmith.data.schema import Group, Preference, prompt_key
 from rewardsmith.data.split import apart, sample_by_prompt, split_by_prompt
 from rewardsmith.errors import DataError, SettingsError
 from rewardsmith.manifest import FILE_NAME, Manifest
 from rewardsmith.model import artefact
-from rewardsmith.model.callbacks import DevHistory, DevPoint, GradientCallback, ProgressCallback, SelectionCallback
+from rewardsmith.model.adapters import adapted_layers, add_adapters, has_adapters, merge, save_adapters
+from rewardsmith.model.attributes import AttributeHeads, reduce_head
+from rewardsmith.model.callbacks import (
+    AverageCallback,
+    DevHistory,
+    DevPoint,
+    GradientCallback,
+    ProgressCallback,
+    SelectionCallback,
+)
 from rewardsmith.model.card import model_card
+from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
+from rewardsmith.model.layers import layer_stack, num_frozen_layers
+from rewardsmith.model.losses import LOSSES, Objective, SquaredError
+from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import (
     Network,
     build_network,
@@ -36,12 +55,13 @@ from rewardsmith.model.network import (
     read_config,
     source_folder,
 )
+from rewardsmith.model.optimiser import OBJECTIVE, Rates
 from rewardsmith.model.padding import give_pad_token
-from rewardsmith.model.pairs import PairTable, columns_in_use, pair_table
-from rewardsmith.model.precision import PrecisionChoice, choose_device, choose_precision, prepare_process
-from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding
+from rewardsmith.model.pooling import reads_left_to_right
+from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
+from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, resolve_encoding, with_end_token
 from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
-from rewardsmith.model.scoring import score_tokens
+from rewardsmith.model.scoring import head_outputs, score_tokens
 from rewardsmith.model.token_cache import default_folder
 from rewardsmith.model.trainer import PreferenceTrainer
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table, with_twins
@@ -57,14 +77,28 @@ _LEAK_PAIRS = 50
 
 @dataclass
 class TrainingData:
-    """Everything read and checked before a model is touched."""
+    """Everything read and checked before a model is touched.
 
-    train: list[Preference]
-    dev: list[Preference]
+    Args:
+        train: what is trained on, of the kind that the loss needs.
+        dev: what chooses the checkpoint, of the same kind.
+        eval: pairs that are scored once, at the end.
+        dropped: training examples left out, by reason.
+        facts: counts and hashes of each source.
+        notes: what is to be printed.
+    """
+
+    train: list[Example]
+    dev: list[Example]
     eval: list[Preference]
     dropped: Dropped
     facts: dict[str, Any]
     notes: list[str]
+
+    @property
+    def dev_pairs(self) -> list[Preference]:
+        """The pairs that the dev part says something about, labelled ties aside."""
+        return [pair for example in self.dev for pair in implied_pairs(example) if not pair.tie]
 
 
 @dataclass
@@ -103,10 +137,27 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
     device = choose_device(settings.device)
     choose_precision(settings.precision, device, "")
     build_arguments(settings, Path(settings.out) / "checkpoints", precision="float32", device=torch.device("cpu"))
+    _check_swap(settings)
+    if settings.patience and not (settings.dev_data or settings.dev_share):
+        raise SettingsError("a dev part for patience", "dev_share = 0 and no dev_data", "Give one, or no patience.")
     if settings.dev_data and settings.dev_share != TrainSettings.model_fields["dev_share"].default:
         raise SettingsError("dev_data or dev_share", "both", "Remove one of them.")
     check_out(Path(settings.out), overwrite)
     return notes
+
+
+def _check_swap(settings: TrainSettings) -> None:
+    """Refuse extra pairs that the loss cannot use, or that would teach it what is not so."""
+    swap, name = settings.prompt_swap, settings.loss.name
+    kind = LOSSES[name]
+    if (swap.off_topic or swap.neutral) and (kind.data != "pairs" or name == "vote_share"):
+        raise SettingsError("a loss of pairs without votes for prompt_swap", name, "Remove one of the two.")
+    if swap.neutral and kind.models_ties:
+        raise SettingsError(
+            f"ties that people gave, for the loss {name} learns how likely they are",
+            f"prompt_swap.neutral = {swap.neutral:g}, which makes ties up",
+            "Set prompt_swap.off_topic alone.",
+        )
 
 
 def read_data(settings: TrainSettings) -> TrainingData:
@@ -114,50 +165,83 @@ def read_data(settings: TrainSettings) -> TrainingData:
 
     Raises:
         DataError: (or RowError) at the first fault that stops a run.
+        SettingsError: if the loss does not read what is set.
     """
     facts: dict[str, Any] = {}
-
-    def pairs_of(source: str, name: str) -> list[Preference]:
-        reading = io.read(source, skip_bad=settings.skip_bad, allow_negative_margin=settings.loss.allow_negative_margin)
-        pairs = io.preferences(reading.rows, source)
-        facts[name] = {
-            "source": io.source_name(source),
-            "rows": reading.num_rows,
-            "formats": dict(reading.formats),
-            "read_as": reading.describe(source),
-            "without": reading.without,
-            "pairs": len(pairs),
-            "equal_ratings": sum(equal_rating_pairs(row) for row in reading.rows if isinstance(row, Group)),
-            "skipped_bad": dict(reading.skipped),
-            "skipped_examples": reading.examples,
-            "sha256": io.fingerprint(pairs),
-        }
-        return pairs
-
-    everything = pairs_of(settings.data, "data")
-    kept, dropped = drop_content_faults(everything)
+    kind = LOSSES[settings.loss.name]
+    everything = _read_examples(settings, settings.data, "data", kind.data, facts)
+    kept, dropped = drop_faults(everything, example_fault)
     dropped.check(settings.max_dropped_share)
-    dev: list[Preference] = []
+    dev: list[Example] = []
     if settings.dev_data:
-        dev = pairs_of(settings.dev_data, "dev_data")
+        dev = _read_examples(settings, settings.dev_data, "dev_data", kind.data, facts)
     elif settings.dev_share > 0:
         kept, dev = split_by_prompt(kept, settings.dev_share, seed=settings.seed)
-    evaluated = pairs_of(settings.eval_data, "eval_data") if settings.eval_data else []
-    evaluated, notes = _held_out(evaluated, [*everything, *dev], facts)
-    decided = [pair for pair in dev if not pair.tie and content_fault(pair) != EMPTY]
+    kind.check(settings.loss, kept)
+    kind.check_rows(settings.loss, dev)
+    evaluated = _read_eval(settings, facts)
+    seen = [pair for example in (*everything, *dev) for pair in implied_pairs(example)]
+    evaluated, notes = _held_out(evaluated, seen, facts)
+    decided = [one for one in dev if example_fault(one) != EMPTY and (kind.models_ties or not _is_tie(one))]
     facts["dev_left_out"] = {"ties_or_empty": len(dev) - len(decided)}
-    for name, pairs, usable in (
-        ("dev", dev, decided),
-        ("eval", evaluated, [pair for pair in evaluated if not pair.tie and content_fault(pair) != EMPTY]),
-    ):
-        if pairs and not usable:
+    tests = [pair for pair in evaluated if not pair.tie and example_fault(pair) != EMPTY]
+    for name, found, usable in (("dev", len(dev), decided), ("eval", len(evaluated), tests)):
+        if found and not usable:
             raise DataError(
                 f"at least one {name} pair with two answers and a winner",
-                f"{len(pairs)} pairs without",
+                f"{found} pairs without",
                 "Check the data.",
             )
+    kept += _swapped(settings, kept, facts)
     read_as = [part["read_as"] for part in facts.values() if "read_as" in part]
     return TrainingData(kept, decided, evaluated, dropped, facts, [*read_as, *notes])
+
+
+def _read_examples(settings: TrainSettings, source: str, name: str, kind: Kind, facts: dict[str, Any]) -> list[Example]:
+    """The examples in one source, with its facts; groups whose answers are all rated alike say nothing to a loss of lists and are left out, counted."""
+    loss = settings.loss
+    reading = io.read(source, skip_bad=settings.skip_bad, allow_negative_margin=loss.allow_negative_margin)
+    examples = examples_of(reading.rows, kind, source, rating=loss.rating, attributes=loss.attributes)
+    told = examples if kind != "lists" else [example for example in examples if implied_pairs(example)]
+    if not told:
+        raise DataError(f"at least one list with an order in {io.source_name(source)}", "none", "Check the ratings.")
+    equal = [row for row in reading.rows if isinstance(row, Group)] if kind == "pairs" else []
+    facts[name] = {
+        "source": io.source_name(source),
+        "rows": reading.num_rows,
+        "formats": dict(reading.formats),
+        "read_as": reading.describe(source),
+        "without": reading.without,
+        kind: len(told),
+        "equal_ratings": sum(map(equal_rating_pairs, equal)) + len(examples) - len(told),
+        "skipped_bad": dict(reading.skipped),
+        "skipped_examples": reading.examples,
+        "sha256": io.fingerprint(told),
+    }
+    return told
+
+
+def _read_eval(settings: TrainSettings, facts: dict[str, Any]) -> list[Preference]:
+    """The eval pairs: whatever the loss, a reward model is judged by pairs."""
+    if not settings.eval_data:
+        return []
+    found = _read_examples(settings, settings.eval_data, "eval_data", "pairs", facts)
+    return [example for example in found if isinstance(example, Preference)]
+
+
+def _is_tie(example: Example) -> bool:
+    return isinstance(example, Preference) and example.tie
+
+
+def _swapped(settings: TrainSettings, kept: list[Example], facts: dict[str, Any]) -> list[Example]:
+    """The extra pairs of `prompt_swap`."""
+    swap = settings.prompt_swap
+    pairs = [example for example in kept if isinstance(example, Preference)]
+    if not (swap.off_topic or swap.neutral):
+        return []
+    extra = swapped_pairs(pairs, off_topic=swap.off_topic, neutral=swap.neutral, seed=settings.seed)
+    facts["prompt_swap"] = {"extra_pairs": len(extra), "neutral": sum(pair.tie for pair in extra)}
+    return list(extra)
 
 
 def _held_out(
@@ -234,8 +318,10 @@ class _Prepared:
     renderer: Renderer
     precision: PrecisionChoice
     device: torch.device
-    table: PairTable
-    dev_table: PairTable | None
+    table: ExampleTable
+    dev_table: ExampleTable | None
+    objective: Objective
+    offset: Tensor
     facts: dict[str, Any]
 
 
@@ -243,37 +329,53 @@ def _prepare(settings: TrainSettings, data: TrainingData, source: str, device: t
     config = read_config(source)
     precision = choose_precision(settings.precision, device, str(config.get("model_type")))
     tokenizer = load_tokenizer(source)
-    spec, notes = _render_spec(settings, source, tokenizer)
+    spec, notes = _render_spec(settings, source, tokenizer, config)
     network = build_network(source, pooling=settings.pooling, seed=settings.seed, dropout=settings.dropout)
     capacity = position_capacity(network.model)
     if capacity is not None and spec.max_length > capacity:
         notes.append(f"max_length {spec.max_length} -> {capacity}: the model has no more positions")
-        spec = RenderSpec(spec.encoding, spec.template, capacity, spec.truncation)
+        spec = dataclasses.replace(spec, max_length=capacity)
     if note := give_pad_token(network, tokenizer):
         notes.append(note)
     warning = check_vocabulary(network, tokenizer)
-    trained = choose_trained(network, settings)
+    objective = LOSSES[settings.loss.name].build(settings.loss, data.train)
+    offset = prepare_head(network, objective)
+    notes += choose_trained(network, settings, pins_level=objective.pins_level)
     renderer = Renderer(tokenizer, spec)
     cache = default_folder() if settings.cache else None
-    table, cached = pair_table(data.train, renderer, settings.loss, cache=cache)
+    table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
     table, data.train = _drop_unlearnable(table, data, spec, settings)
     if spec.truncation == "error":  # a fault of the eval texts must not wait for the end of the run
         renderer.encode([text for pair in data.eval for text in (pair.chosen_pair, pair.rejected_pair)])
-    dev_table = pair_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
-    used = columns_in_use(data.train, settings.loss)
+    dev_table = example_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
+    if offset.any():
+        for one in (table, dev_table):
+            if one is not None:
+                one.labels["rating"] = one.labels["rating"] - offset.numpy()
+        notes.append(
+            f"taken off the ratings, for the head has no bias: {', '.join(f'{x:.4g}' for x in offset.tolist())}"
+        )
+    used, unread = columns_in_use(data.train, settings.loss)
+    kind = LOSSES[settings.loss.name].data
     for text in (
         *notes,
         f"head: {network.head}; pooling: {network.pooling} ({network.reason})",
         *([f"also new: {', '.join(network.new_modules)}"] if network.new_modules else []),
         f"precision: {precision.name} ({precision.reason})",
-        f"label columns in use: {', '.join(f'{k} ({v} rows)' for k, v in used.items()) or 'none'}",
-        f"pairs: {len(data.train):,} to train, {len(data.dev):,} dev, {len(data.eval):,} eval; token cache: {cached}",
+        f"loss: {settings.loss.name}; label columns in use: {_columns(used)}",
+        *([f"warning: label columns that this loss does not read: {_columns(unread)}"] if unread else []),
+        *(
+            [f"{kind}: made of answers to other prompts: {data.facts['prompt_swap']}"]
+            if "prompt_swap" in data.facts
+            else []
+        ),
+        f"{kind}: {len(data.train):,} to train, {len(data.dev):,} dev; {len(data.eval):,} eval pairs; token cache: {cached}",
         *([f"dropped from training: {data.dropped.describe()}"] if data.dropped.counts else []),
-        f"cut to {spec.max_length} tokens ({spec.truncation}): {_share(table.over_length())} of the pairs",
+        f"cut to {spec.max_length} tokens ({spec.truncation}): {_share(table.over_length())} of the {kind}",
         *([f"warning: {warning}"] if warning else []),
     ):
         say(text)
-    if table.margin is not None and not table.margin.any():
+    if "margin" in table.labels and not table.labels["margin"].any():
         say("warning: the column `margin` is 0 in every row")
     facts = {
         "model": {
@@ -282,54 +384,110 @@ def _prepare(settings: TrainSettings, data: TrainingData, source: str, device: t
             "head": network.head,
             "pooling": network.pooling,
             "pooling_reason": network.reason,
-            "trained_parameters": trained,
+            "trained_parameters": sum(p.numel() for p in network.model.parameters() if p.requires_grad),
         },
         "render": spec.as_dict(),
         "precision": {"name": precision.name, "reason": precision.reason},
         "label_columns": used,
+        "label_columns_unread": unread,
         "counts": {
-            "train_pairs": len(data.train),
-            "dev_pairs": len(data.dev),
+            f"train_{kind}": len(data.train),
+            f"dev_{kind}": len(data.dev),
             "eval_pairs": len(data.eval),
-            "train_pairs_cut": int(table.over_length().sum()),
+            f"train_{kind}_cut": int(table.over_length().sum()),
             "special_strings": int(table.tokens.special_strings.sum()),
             "train_tokens": int(table.tokens.lengths.sum()),
         },
     }
-    return _Prepared(network, renderer, precision, device, table, dev_table, facts)
+    return _Prepared(network, renderer, precision, device, table, dev_table, objective, offset, facts)
 
 
-def _render_spec(settings: TrainSettings, source: str, tokenizer: Any) -> tuple[RenderSpec, list[str]]:
+def _render_spec(
+    settings: TrainSettings, source: str, tokenizer: Any, config: Mapping[str, Any]
+) -> tuple[RenderSpec, list[str]]:
     """The spec of the settings; a reward model that goes on keeps the contract it was trained under."""
     contract_file = Path(source) / artefact.CONTRACT
     if contract_file.is_file():
         spec = artefact.read_contract(Path(source)).render
         return spec, ["template, encoding, max_length and truncation are those of the reward model that goes on"]
     encoding, reason = resolve_encoding(settings.encoding, tokenizer)
-    spec = RenderSpec(encoding, settings.template, settings.max_length, settings.truncation)
-    return spec, [f"encoding: {encoding} ({reason})"]
+    notes = [f"encoding: {encoding} ({reason})"]
+    template, day = settings.template, None
+    if encoding == "text" and template == DEFAULT_TEMPLATE and reads_left_to_right(str(config.get("model_type"))):
+        template = with_end_token(template, tokenizer)
+    if template != settings.template:
+        notes.append(f"end token: every text ends with {tokenizer.eos_token!r}, where the score is read")
+    if encoding == "chat":
+        # A run that goes on reads the day of its first start, not today.
+        earlier = Manifest.read(Path(settings.out) / FILE_NAME)
+        render = {} if earlier is None else earlier.document.get("render", {})
+        today = date.fromisoformat(render["date"]) if render.get("date") else date.today()
+        day = pinned_date(tokenizer, today)
+    if day is not None:
+        notes.append(f"date: the chat template writes today's date; it is pinned to {day} for this model")
+    return RenderSpec(encoding, template, settings.max_length, settings.truncation, date=day), notes
 
 
-def choose_trained(network: Network, settings: TrainSettings) -> int:
-    """Freeze what is not to be trained; returns how many parameters are.
+def _columns(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items()) or "none"
+
+
+def prepare_head(network: Network, objective: Objective) -> Tensor:
+    """Give a new head as many outputs as the loss needs, and a bias that starts where the loss says.
+
+    Returns:
+        What is to be taken off the ratings instead, (A,), where the class of the model has no bias (a decoder of transformers).
+    """
+    head, start = network.head_module, objective.initial_bias()
+    if network.head == "loaded" and objective.num_outputs == 1:
+        return torch.zeros_like(start)
+    if objective.num_outputs > 1 or start.any():
+        weight = head.weight.detach().expand(objective.num_outputs, -1)
+        network.set_head(weight, None if head.bias is None else start)
+    return start if head.bias is None else torch.zeros_like(start)
+
+
+def choose_trained(network: Network, settings: TrainSettings, *, pins_level: bool) -> list[str]:
+    """Freeze what is not to be trained and put adapters where they are asked for; returns what was done, for the log.
 
     A head's bias is trained only where the loss pins the level of the scores: Bradley-Terry cannot see it. Parts that the base model did not have are
     trained even under a frozen encoder, for they are random.
+
+    Raises:
+        SettingsError: if the layers do not fit the settings.
     """
-    model = network.model
+    model, notes = network.model, []
+    stack, frozen_layers = None, 0
+    if isinstance(settings.freeze, int):
+        stack = layer_stack(network)
+        frozen_layers = num_frozen_layers(settings.freeze, stack)
     for name, parameter in model.named_parameters():
         new = any(name.startswith(f"{module}.") for module in (network.head_name, *network.new_modules))
-        parameter.requires_grad = new or settings.freeze == "none"
+        frozen = settings.freeze == "encoder" or (stack is not None and stack.depth_of(name) <= frozen_layers)
+        parameter.requires_grad = new or not frozen
     head = network.head_module
     if head.bias is not None:
-        head.bias.requires_grad = settings.loss.centring > 0
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+        head.bias.requires_grad = pins_level
+    if stack is not None:
+        notes.append(f"frozen: the embeddings and the first {frozen_layers} of {stack.count} layers")
+    if settings.lora is not None:
+        if settings.freeze == "encoder":
+            raise SettingsError("layers to adapt, for lora", 'freeze = "encoder"', "Remove one of the two.")
+        names = adapted_layers(network, settings.lora, stack=stack, frozen_layers=frozen_layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            add_adapters(network, settings.lora, names)
+        kind = "DoRA" if settings.lora.dora else "LoRA"
+        notes.append(f"{kind}: rank {settings.lora.rank} on {len(names)} linear layers; the head in full, in float32")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters())
+    return [*notes, f"trained parameters: {trained:,} of {everything:,} ({trained / everything:.1%})"]
 
 
 def _drop_unlearnable(
-    table: PairTable, data: TrainingData, spec: RenderSpec, settings: TrainSettings
-) -> tuple[PairTable, list[Preference]]:
-    """Without the pairs that the length policy made unlearnable; they join the count of what was dropped."""
+    table: ExampleTable, data: TrainingData, spec: RenderSpec, settings: TrainSettings
+) -> tuple[ExampleTable, list[Example]]:
+    """Without the examples that the length policy made unlearnable; they join the count of what was dropped."""
     collapsed = table.collapsed()
     over = table.over_length() if spec.truncation == "drop" else np.zeros(len(table), dtype=bool)
     for reason, mask in ((COLLAPSED, collapsed & ~over), (OVER_LENGTH, over)):
@@ -340,7 +498,9 @@ def _drop_unlearnable(
         return table, data.train
     keep = np.flatnonzero(~gone)
     if not len(keep):
-        raise DataError("at least one pair to train on", f"none left ({data.dropped.describe()})", "Raise max_length.")
+        raise DataError(
+            "at least one example to train on", f"none left ({data.dropped.describe()})", "Raise max_length."
+        )
     return table.take(keep), [data.train[i] for i in keep]
 
 
@@ -361,43 +521,52 @@ def _fit(
     network, checkpoints = prepared.network, out / "checkpoints"
     pad_id, with_types = prepared.renderer.tokenizer.pad_token_id or 0, prepared.renderer.uses_types
     arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
+    # What the loss learns is a part of the model while it trains: optimiser, checkpoints and devices then know it.
+    network.model.add_module(OBJECTIVE.rstrip("."), prepared.objective)
     network.model.to(prepared.device)
-
-    def dev_margins() -> Floats:
-        assert prepared.dev_table is not None
-        # The choice among checkpoints is made at the precision of the steps; every reported number is float32.
-        scores = score_tokens(
-            network,
-            prepared.dev_table.tokens,
-            pad_id=pad_id,
-            with_types=with_types,
-            device=prepared.device,
-            precision=prepared.precision.name,
-        ).astype(np.float64)
-        return scores[: len(prepared.dev_table)] - scores[len(prepared.dev_table) :]
+    average = WeightAverage(network.model, settings.ema_decay) if settings.ema_decay else None
 
     def score_dev() -> tuple[float, float]:
-        margins = dev_margins()
-        return float(metrics.log_losses(margins).mean()), float(metrics.wins(margins).mean())
+        assert prepared.dev_table is not None
+        # The choice among checkpoints is made at the precision of the steps; every reported number is float32.
+        with average.in_place() if average is not None else contextlib.nullcontext():
+            return dev_numbers(
+                network,
+                prepared.dev_table,
+                prepared.objective,
+                pad_id=pad_id,
+                with_types=with_types,
+                device=prepared.device,
+                precision=prepared.precision.name,
+            )
 
     def warn_of_leak(start: DevPoint) -> None:
         if network.head.startswith("new") and len(data.dev) >= _LEAK_PAIRS and start.accuracy > _LEAK_ACCURACY:
             say(f"warning: accuracy {start.accuracy:.2f} before the first step: do the texts give the labels away?")
 
     resumed_step = int(resume_from.name.rpartition("-")[2]) if resume_from else 0
+    measure = "squared error" if isinstance(prepared.objective, SquaredError) else "log-loss"
     history = DevHistory.read(checkpoints / "dev.jsonl", up_to_step=resumed_step)
     progress = ProgressCallback(console, settings.batch_size)
     callbacks: list[Any] = [progress]
+    if average is not None:
+        callbacks.append(AverageCallback(average))
     if prepared.dev_table is not None:
-        callbacks.append(SelectionCallback(history, score_dev, say, at_start=warn_of_leak))
+        callbacks.append(
+            SelectionCallback(
+                history, score_dev, say, at_start=warn_of_leak, patience=settings.patience, measure=measure
+            )
+        )
     trainer = PreferenceTrainer(
         network,
         prepared.table,
-        settings.loss,
+        prepared.objective,
         arguments,
         pad_id=pad_id,
         with_types=with_types,
         dtype=prepared.precision.name,
+        average=average,
+        rates=Rates(arguments.learning_rate, arguments.weight_decay, settings.head_learning_rate, settings.layer_decay),
         callbacks=callbacks,
     )
     trainer.add_callback(GradientCallback(trainer.gradient_guard, trainer.stuck_guard))
@@ -410,9 +579,16 @@ def _fit(
         progress.stop()
         # accelerate leaves its autocast around the model's forward: a score taken through it would be bf16 and say float32.
         trainer.accelerator.unwrap_model(network.model, keep_fp32_wrapper=False)
-    kept_step = _load_kept(trainer, history, checkpoints, say)
-    sample = sample_by_prompt(data.train, min(_TRAIN_SAMPLE, len(data.train)), seed=settings.seed)
-    sample_scores = _score_sample(network, prepared, sample, pad_id, with_types)
+    kept_step = _load_kept(trainer, history, checkpoints, say, measure=measure)
+    objective_facts, attributes = _take_out_objective(settings, prepared)
+    for name, value in objective_facts.items():
+        say(f"learned with the loss: {name} = {value}")
+    # The same texts whatever the run's seed: runs of several seeds then have comparable normalisers.
+    sample = sample_by_prompt(data.train, min(_TRAIN_SAMPLE, len(data.train)), seed=0)
+    sample_table = example_table(sample, prepared.renderer, settings.loss, cache=None)[0]
+    sample_scores = score_tokens(
+        network, sample_table.tokens, pad_id=pad_id, with_types=with_types, device=prepared.device
+    ).astype(np.float64)
     normaliser = artefact.Normaliser(
         float(sample_scores.mean()), float(sample_scores.std()), sample_scores.size, io.fingerprint(sample)
     )
@@ -422,7 +598,22 @@ def _fit(
         "train_seconds": round(float(result.metrics.get("train_runtime", 0.0)), 1),
         "pairs_per_second": round(float(result.metrics.get("train_samples_per_second", 0.0)), 2),
         "dev_precision": prepared.precision.name,
+        "stopped_early": trainer.state.global_step < trainer.state.max_steps,
+        "learned": objective_facts,
     }
+    if has_adapters(network):
+        spec = prepared.renderer.spec.as_dict()
+        save_adapters(
+            network,
+            prepared.renderer,
+            out / "adapter",
+            base=settings.model,
+            contract={"render": spec, "pooling": network.pooling},
+        )
+        facts["merge_difference"] = merge(network, prepared.renderer)
+        say(
+            f"adapter: {out / 'adapter'}; merged into the model: scores differ by at most {facts['merge_difference']:.1e}"
+        )
     manifest.note(training=facts, dev_points=[vars(point) for point in history.points])
     folder = out / "model"
     artefact.save(
@@ -432,11 +623,58 @@ def _fit(
         training_dtype=prepared.precision.name,
         manifest=manifest.document,
         normaliser=normaliser,
+        objective={"loss": settings.loss.name, **objective_facts},
+        attributes=attributes,
         card=model_card(manifest.document),
     )
     say(f"saved and proven: {folder}")
-    train_accuracy = _sample_accuracy(sample, sample_scores)
+    train_accuracy = _sample_accuracy(sample, sample_table, sample_scores)
     return Trained(manifest, folder, trainer.state.log_history, history.points, kept_step, data, train_accuracy, facts)
+
+
+def dev_numbers(
+    network: Network,
+    table: ExampleTable,
+    objective: Objective,
+    *,
+    pad_id: int,
+    with_types: bool,
+    device: torch.device,
+    precision: Format,
+) -> tuple[float, float]:
+    """(mean of the objective's dev losses, accuracy on the comparisons that the labels imply, ties one half) of a network as it is.
+
+    The accuracy is 0.5 where the labels compare nothing.
+    """
+    outputs = torch.from_numpy(
+        head_outputs(
+            network,
+            table.tokens,
+            pad_id=pad_id,
+            with_types=with_types,
+            device=device,
+            precision=precision,
+        )
+    )
+    with torch.inference_mode():
+        labels = table.labels_of(np.arange(len(table)))
+        on_cpu = copy.deepcopy(objective).to("cpu")
+        losses, scores = on_cpu.dev_losses(outputs, labels), on_cpu.score(outputs).double().numpy()
+    margins = scores[table.better[:, 0]] - scores[table.better[:, 1]]
+    return float(losses.double().mean()), float(metrics.wins(margins).mean()) if len(margins) else 0.5
+
+
+def _take_out_objective(settings: TrainSettings, prepared: _Prepared) -> tuple[dict[str, Any], AttributeHeads | None]:
+    """Take what the loss learned out of the model again, and reduce several heads to the one score."""
+    network, objective = prepared.network, prepared.objective
+    delattr(network.model, OBJECTIVE.rstrip("."))
+    facts: dict[str, Any] = dict(objective.learned())
+    if not settings.loss.attributes:
+        if prepared.offset.any():
+            facts["rating_minus_score"] = float(prepared.offset[0])
+        return facts, None
+    heads = reduce_head(network, settings.loss.attributes, prepared.offset)
+    return facts | {"attributes": settings.loss.attributes}, heads
 
 
 def finish(trained: Trained, metrics_of_parts: dict[str, Any]) -> None:
@@ -447,31 +685,22 @@ def finish(trained: Trained, metrics_of_parts: dict[str, Any]) -> None:
     write_text(trained.model_folder / "README.md", model_card(document))
 
 
-def _load_kept(trainer: PreferenceTrainer, history: DevHistory, checkpoints: Path, say: Say) -> int:
-    """Put the weights of the best checkpoint into the model; returns its step."""
+def _load_kept(trainer: PreferenceTrainer, history: DevHistory, checkpoints: Path, say: Say, *, measure: str) -> int:
+    """Put the weights of the best checkpoint into the model, or their average where one is kept; returns its step."""
     last, best = trainer.state.global_step, history.best()
-    if best is None or best.step == last:
-        return last
-    folder = checkpoints / f"checkpoint-{best.step}"
-    trainer._load_from_checkpoint(str(folder))
-    say(f"kept checkpoint: step {best.step} (dev log-loss {best.log_loss:.4f}), not the last one ({last})")
-    return best.step
+    kept = last if best is None else best.step
+    if best is not None and kept != last:
+        trainer._load_from_checkpoint(str(checkpoints / f"checkpoint-{kept}"))
+        say(f"kept checkpoint: step {kept} (dev {measure} {best.log_loss:.4f}), not the last one ({last})")
+    if trainer.average is not None:
+        trainer.average.put()
+        say(f"saved is the moving average of the weights, over {trainer.average.steps} steps")
+    return kept
 
 
-def _score_sample(
-    network: Network, prepared: _Prepared, sample: Sequence[Preference], pad_id: int, with_types: bool
-) -> Floats:
-    """Float32 scores of some training answers, (2, n): chosen, rejected."""
-    texts = [p.chosen_pair for p in sample] + [p.rejected_pair for p in sample]
-    scores = score_tokens(
-        network, prepared.renderer.encode(texts), pad_id=pad_id, with_types=with_types, device=prepared.device
-    )
-    return scores.astype(np.float64).reshape(2, -1)
-
-
-def _sample_accuracy(sample: Sequence[Preference], scores: Floats) -> Estimate | None:
-    decided = [i for i, pair in enumerate(sample) if not pair.tie]
-    if not decided:
+def _sample_accuracy(sample: Sequence[Example], table: ExampleTable, scores: Floats) -> Estimate | None:
+    """Accuracy on the comparisons inside some training examples; None where their labels compare nothing."""
+    if not len(table.better):
         return None
-    clusters = cluster_codes([prompt_key(sample[i].prompt) for i in decided])
-    return metrics.accuracy(scores[0, decided] - scores[1, decided], clusters)
+    prompts = [prompt_key(sample[i].prompt) for i in np.searchsorted(table.starts, table.better[:, 0], "right") - 1]
+    return metrics.accuracy(scores[table.better[:, 0]] - scores[table.better[:, 1]], cluster_codes(prompts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from rewardsmith.data.schema import Pair, Preference, prompt_key
 from rewardsmith.data.truncation import Bools, Counts, Cut
 from rewardsmith.model.artefact import CONTRACT, read_contract
 from rewardsmith.model.network import load_tokenizer, source_folder
-from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding
+from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, pinned_date, resolve_encoding
 
 # Longer than any text; the renderer then cuts nothing.
 _UNCUT = 1 << 30
@@ -52,7 +53,10 @@ class TokenizerCutter:
         if (Path(folder) / CONTRACT).is_file():
             spec = read_contract(Path(folder)).render
         else:
-            spec = RenderSpec(encoding=resolve_encoding("auto", tokenizer)[0])
+            encoding = resolve_encoding("auto", tokenizer)[0]
+            spec = RenderSpec(
+                encoding=encoding, date=pinned_date(tokenizer, date.today()) if encoding == "chat" else None
+            )
         return cls(tokenizer, name=Path(source).name, limits=limits, spec=replace(spec, truncation=truncation))
 
     def cut(self, pairs: Sequence[Preference]) -> list[Cut]:

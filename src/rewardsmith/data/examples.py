@@ -1,0 +1,139 @@
+"""What a loss is computed over: pairs, lists, or rated answers, made from the rows of a source.
+
+One example is one element of a batch: all answers of a list or a rated group stay together, as InstructGPT found that pairs of one prompt must.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from rewardsmith.data import io
+from rewardsmith.data.faults import EMPTY, EQUAL, content_fault, folded
+from rewardsmith.data.pairing import preferences_of
+from rewardsmith.data.schema import Group, Preference, Row, Single, prompt_key
+from rewardsmith.errors import DataError
+
+Example: TypeAlias = Preference | Group
+Kind: TypeAlias = Literal["pairs", "lists", "ratings"]
+
+
+def examples_of(
+    rows: Iterable[Row],
+    kind: Kind,
+    source: str,
+    *,
+    rating: str = "rating",
+    attributes: Mapping[str, float] | None = None,
+) -> list[Example]:
+    """The examples of one kind in the rows of a source.
+
+    "pairs": `Preference`s, ordered groups by all their pairs. "lists": ordered `Group`s, a pair being a list of two. "ratings": rated `Group`s, and single
+    answers with a rating, those to one prompt together; a group's `ratings` are then the weighted sums of its attributes where these are given.
+
+    Args:
+        rows: of the source.
+        kind: which examples.
+        source: its name, for errors.
+        rating: column of single answers that holds their rating.
+        attributes: {column: weight}; columns of single answers, or of `per_answer`.
+
+    Raises:
+        DataError: at a row of another kind, naming it.
+    """
+    if kind == "pairs":
+        return list(io.preferences(rows, source))
+    if kind == "lists":
+        return [_list_of(row, source) for row in rows]
+    return _rated(rows, source, rating, attributes or {})
+
+
+def implied_pairs(example: Example) -> list[Preference]:
+    """The pairs that an example says something about: itself, or the pairs of an ordered group."""
+    if isinstance(example, Preference):
+        return [example]
+    return preferences_of(example) if example.order != "none" and len(example.answers) > 1 else []
+
+
+def example_fault(example: Example) -> str | None:
+    """The reason why an example cannot be learned from, or None; see `data.faults`."""
+    if isinstance(example, Preference):
+        return content_fault(example)
+    texts = [folded(answer) for answer in example.answers]
+    if not all(texts):
+        return EMPTY
+    if len(texts) > 1 and len(set(texts)) == 1:
+        return EQUAL
+    return None
+
+
+def _list_of(row: Row, source: str) -> Group:
+    if isinstance(row, Group) and row.order != "none":
+        return row
+    labelled = isinstance(row, Preference) and (row.margin, row.weight, row.votes) != (None, None, None)
+    if isinstance(row, Preference) and row.rejected_prompt is None and not row.tie and not labelled:
+        return Group(row.id, row.prompt, (row.chosen, row.rejected), "ranked", None, dict(row.metadata))
+    raise _refused(row, source, "ranked or rated groups", "`ranked`, or `answers` with `ratings`")
+
+
+def _rated(rows: Iterable[Row], source: str, rating: str, attributes: Mapping[str, float]) -> list[Example]:
+    groups: list[Group] = []
+    singles: dict[str, list[Single]] = {}
+    for row in rows:
+        if isinstance(row, Group) and (row.ratings is not None or (attributes and "per_answer" in row.metadata)):
+            groups.append(_reduced(row, attributes) if attributes else row)
+        elif isinstance(row, Single):
+            singles.setdefault(prompt_key(row.prompt), []).append(row)
+        else:
+            needed = f"the columns {', '.join(attributes)}" if attributes else f"a column `{rating}`"
+            raise _refused(row, source, "rated answers", f"`answers` with `ratings`, or `answer` with {needed}")
+    return [*groups, *(_gathered(rows, source, rating, attributes) for rows in singles.values())]
+
+
+def _gathered(rows: Sequence[Single], source: str, rating: str, attributes: Mapping[str, float]) -> Group:
+    """Single answers to one prompt as one group, under the id of the first."""
+    first = rows[0]
+    answers = tuple(row.answer for row in rows)
+    if attributes:
+        columns = {name: [row.metadata.get(name) for row in rows] for name in attributes}
+        return _reduced(Group(first.id, first.prompt, answers, "none", None, {"per_answer": columns}), attributes)
+    ratings = []
+    for row in rows:
+        value = row.metadata.get(rating)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(
+                f"a finite number in the column `{rating}` of every single answer in {io.source_name(source)}",
+                f"{value!r} in row {row.id!r}",
+                "Name the column: --set loss.rating=..., or mend the row.",
+            )
+        ratings.append(float(value))
+    return Group(first.id, first.prompt, answers, "rated", tuple(ratings), {})
+
+
+def _reduced(group: Group, attributes: Mapping[str, float]) -> Group:
+    """The group with the weighted sums of its attributes as ratings, or in no order where one of them is not known."""
+    columns: dict[str, list[Any]] = group.metadata["per_answer"]
+    known = [columns.get(name, [None] * len(group.answers)) for name in attributes]
+    if any(not isinstance(value, int | float) for column in known for value in column):
+        return Group(group.id, group.prompt, group.answers, "none", None, group.metadata)
+    weights = list(attributes.values())
+    ratings = tuple(
+        float(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+        for values in zip(*known, strict=True)
+    )
+    return Group(group.id, group.prompt, group.answers, "rated", ratings, group.metadata)
+
+
+def _refused(row: Row, source: str, needed: str, columns: str) -> DataError:
+    kinds = {Preference: "a pair", Single: "a single answer"}
+    came = kinds.get(type(row), "a group without them")
+    if isinstance(row, Preference) and row.tie:
+        came = "a labelled tie"
+    elif isinstance(row, Preference):
+        came = "a pair with labels (margin, weight or votes) or two prompts"
+    return DataError(
+        f"{needed} in {io.source_name(source)}",
+        f"row {row.id!r}, which is {came}",
+        f"Give {columns}, or choose a loss for the data you have (docs/losses.md).",
+    )

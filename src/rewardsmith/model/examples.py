@@ -1,0 +1,242 @@
+"""Training examples as ids and labels: what a step reads. Legend: `B` examples, `N` answers end to end in their order, `T` tokens, `A` outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rewardsmith.config import LossSettings
+from rewardsmith.data.examples import Example
+from rewardsmith.data.schema import Group, Pair, Preference
+from rewardsmith.model.batching import collate
+from rewardsmith.model.losses import LOSSES, Labels, attribute_ratings
+from rewardsmith.model.render import Renderer, TokenTable
+from rewardsmith.model.token_cache import encode_cached
+
+_PER_EXAMPLE = ("weight", "margin", "share", "tie", "votes")
+
+
+@dataclass(frozen=True)
+class ExampleTable:
+    """n examples, ready for batches.
+
+    Args:
+        ids: the rows' own ids, for diagnoses.
+        tokens: the answers of all examples end to end; of a pair chosen, then rejected.
+        starts: the answers of example i are starts[i]:starts[i + 1], int64 (n + 1,).
+        labels: per example: weight, margin, share (n,), tie bool (n,), votes (n, 2); per answer: rating (num answers, A). Only those that are used.
+        better: comparisons that the labels imply, (m, 2): answers by their place in `tokens`, the better one first.
+    """
+
+    ids: list[str]
+    tokens: TokenTable
+    starts: NDArray[np.int64]
+    labels: dict[str, NDArray[Any]]
+    better: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self.ids)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Answers of each example, int64 (n,)."""
+        return np.diff(self.starts)
+
+    @property
+    def longest(self) -> NDArray[np.int64]:
+        """Tokens of the longest answer of each example, int64 (n,)."""
+        return np.maximum.reduceat(self.tokens.lengths, self.starts[:-1])
+
+    def answers_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of the answers of some examples, in their order."""
+        parts = [np.arange(self.starts[i], self.starts[i + 1]) for i in rows]
+        return np.concatenate([*parts, np.zeros(0, np.int64)])
+
+    def comparisons_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The comparisons inside some examples, (m, 2), by the place among the answers of just these examples."""
+        place = np.full(len(self.tokens), -1, dtype=np.int64)
+        answers = self.answers_of(rows)
+        place[answers] = np.arange(len(answers))
+        inside = place[self.better]
+        return inside[(inside >= 0).all(axis=1)]
+
+    def labels_of(self, rows: NDArray[np.int64]) -> Labels:
+        """The labels of some examples as tensors."""
+        values = {name: torch.from_numpy(self.labels[name][rows]) for name in _PER_EXAMPLE if name in self.labels}
+        if "rating" in self.labels:
+            values["rating"] = torch.from_numpy(self.labels["rating"][self.answers_of(rows)])
+        return Labels(torch.from_numpy(self.sizes[rows]), **values)
+
+    def take(self, rows: NDArray[np.int64]) -> ExampleTable:
+        """Some of the examples, in the order given."""
+        answers = self.answers_of(rows)
+        labels = {name: column[answers if name == "rating" else rows] for name, column in self.labels.items()}
+        starts = np.concatenate([[0], np.cumsum(self.sizes[rows])]).astype(np.int64)
+        return ExampleTable(
+            [self.ids[i] for i in rows], self.tokens.take(answers), starts, labels, self.comparisons_of(rows)
+        )
+
+    def collapsed(self) -> NDArray[np.bool_]:
+        """Examples all of whose answers became the same ids, bool (n,): they cannot be told apart. One answer alone is no such example."""
+        digests = self.tokens.digests()
+        same = np.minimum.reduceat(digests, self.starts[:-1]) == np.maximum.reduceat(digests, self.starts[:-1])
+        return same & (self.sizes > 1)
+
+    def over_length(self) -> NDArray[np.bool_]:
+        """Examples of which an answer was cut, bool (n,)."""
+        return np.logical_or.reduceat(self.tokens.truncated, self.starts[:-1])
+
+
+def texts_of(example: Example) -> list[Pair]:
+    """The (prompt, answer) pairs of an example, in its order."""
+    if isinstance(example, Preference):
+        return [example.chosen_pair, example.rejected_pair]
+    return [(example.prompt, answer) for answer in example.answers]
+
+
+def columns_in_use(examples: Sequence[Example], settings: LossSettings) -> tuple[dict[str, int], dict[str, int]]:
+    """Label columns by the number of examples that have them: (those that the loss reads, those that it leaves unread)."""
+    pairs = [example for example in examples if isinstance(example, Preference)]
+    counts = {
+        "margin": sum(pair.margin is not None for pair in pairs),
+        "weight": sum(pair.weight is not None for pair in pairs),
+        "votes": sum(pair.votes is not None for pair in pairs),
+        "tie": sum(pair.tie for pair in pairs),
+        "per_answer": sum(isinstance(example, Group) and "per_answer" in example.metadata for example in examples),
+        # Of attributes the ratings are our own sums.
+        "ratings": sum(
+            isinstance(example, Group) and example.ratings is not None and not settings.attributes
+            for example in examples
+        ),
+    }
+    switched_off = {name for name in ("margin", "weight", "votes") if not getattr(settings, name)}
+    reads = LOSSES[settings.name].reads - switched_off
+    found = {name: count for name, count in counts.items() if count}
+    return {n: c for n, c in found.items() if n in reads}, {n: c for n, c in found.items() if n not in reads}
+
+
+def example_table(
+    examples: Sequence[Example], renderer: Renderer, settings: LossSettings, *, cache: Path | None
+) -> tuple[ExampleTable, str]:
+    """The table of some examples, and whether the token cache had it ("hit", "miss", "off").
+
+    Rows without a label column get its neutral value. Under Bradley-Terry a labelled tie is a share of one half whatever the votes say.
+    """
+    tokens, cached = encode_cached(renderer, [text for example in examples for text in texts_of(example)], cache)
+    sizes = [2 if isinstance(example, Preference) else len(example.answers) for example in examples]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    used, _ = columns_in_use(examples, settings)
+    pairs = [example for example in examples if isinstance(example, Preference)]
+    labels = _pair_labels(pairs, settings, used) if pairs else _ratings(examples, settings)
+    better = [
+        (start + i, start + j)
+        for start, example in zip(starts.tolist(), examples, strict=False)
+        for i, j in _better(example)
+    ]
+    table = ExampleTable(
+        ids=[example.id for example in examples],
+        tokens=tokens,
+        starts=starts,
+        labels=labels,
+        better=np.array(better, dtype=np.int64).reshape(-1, 2),
+    )
+    return table, cached
+
+
+def _pair_labels(pairs: Sequence[Preference], settings: LossSettings, used: dict[str, int]) -> dict[str, NDArray[Any]]:
+    labels: dict[str, NDArray[Any]] = {}
+    if "margin" in used:
+        labels["margin"] = np.array([p.margin or 0.0 for p in pairs], dtype=np.float32)
+    if "weight" in used:
+        labels["weight"] = np.array([1.0 if p.weight is None else p.weight for p in pairs], dtype=np.float32)
+    if "tie" in used:
+        labels["tie"] = np.array([p.tie for p in pairs], dtype=np.bool_)
+    if "votes" in used and settings.name == "vote_share":
+        labels["votes"] = np.array([p.votes for p in pairs], dtype=np.float32)
+    elif "votes" in used:
+        shares = [1.0 if p.votes is None else p.votes[0] / sum(p.votes) for p in pairs]
+        labels["share"] = np.array(shares, dtype=np.float32)
+    return labels
+
+
+def _ratings(examples: Sequence[Example], settings: LossSettings) -> dict[str, NDArray[Any]]:
+    groups = [example for example in examples if isinstance(example, Group)]
+    if settings.attributes:
+        columns = list(settings.attributes)
+        return {"rating": np.concatenate([attribute_ratings(g, columns) for g in groups]).astype(np.float32)}
+    heights = [height for group in groups for height in _heights(group)]
+    return {"rating": np.array(heights, dtype=np.float32)[:, None]}
+
+
+def _heights(group: Group) -> Sequence[float]:
+    """One number an answer, higher for the better: its rating, or its place counted from the end; NaN where there is no order."""
+    if group.ratings is not None:
+        return group.ratings
+    if group.order == "ranked":
+        return range(len(group.answers), 0, -1)
+    return [math.nan] * len(group.answers)
+
+
+def _better(example: Example) -> list[tuple[int, int]]:
+    """(better, worse) answers of an example; none of a labelled tie."""
+    if isinstance(example, Preference):
+        return [] if example.tie else [(0, 1)]
+    heights = _heights(example)
+    places = range(len(heights))
+    return [(i, j) for i in places for j in places if heights[i] > heights[j]]
+
+
+class ExampleRows(Dataset[int]):
+    """The row numbers of a table: the collator does the rest, for a whole batch at once."""
+
+    def __init__(self, table: ExampleTable) -> None:
+        """Keep the table."""
+        self.table = table
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> int:
+        """The row number itself."""
+        return int(index)
+
+
+@dataclass(frozen=True)
+class ExampleCollator:
+    """Row numbers -> one right-padded batch of the examples' N answers, with the labels of the B examples and the comparisons inside them."""
+
+    table: ExampleTable
+    pad_id: int
+    with_types: bool
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, Any]:
+        """The batch as a flat dictionary, which the Trainer moves to its device."""
+        at = np.asarray(rows, dtype=np.int64)
+        batch = collate(self.table.tokens, self.table.answers_of(at), pad_id=self.pad_id, with_types=self.with_types)
+        labels = {name: value for name, value in vars(self.table.labels_of(at)).items() if value is not None}
+        return {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            **({} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}),
+            **labels,
+            "better": torch.from_numpy(self.table.comparisons_of(at)),
+            "rows": torch.from_numpy(at),
+        }
+
+
+def labels_of_batch(inputs: dict[str, Tensor]) -> Labels:
+    """The labels in a batch of `ExampleCollator`."""
+    return replace(
+        Labels(inputs["sizes"]), **{name: inputs[name] for name in (*_PER_EXAMPLE, "rating") if name in inputs}
+    )
