@@ -11,7 +11,16 @@ import pytest
 from rewardsmith.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/guide.md", "docs/data.md", "docs/formats.md", "docs/lint.md", "docs/commands.md")
+PAGES = (
+    "README.md",
+    "docs/guide.md",
+    "docs/data.md",
+    "docs/formats.md",
+    "docs/lint.md",
+    "docs/commands.md",
+    "docs/losses.md",
+    "docs/sweep.md",
+)
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -7,9 +7,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from rewardsmith.errors import SettingsError
 
@@ -47,7 +47,7 @@ class LossSettings(_Settings):
     """Pairs: bradley_terry, rao_kupper and davidson (with ties), vote_share, flip_noise; lists: plackett_luce; ratings: regression, ordinal, attributes."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """bradley_terry: e in (1 - e) softplus(-d) + e softplus(d); bounds the margins at ln((1 - e) / e)."""
-    centring: float = Field(default=0.0, ge=0.0)
+    centring: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """Losses of pairs: c in c mean((s_chosen + s_rejected)^2); pins the level of the scores, 0.01 is usual."""
     margin: bool = True
     """bradley_terry: subtract the column `margin` from d where the data has one."""
@@ -61,7 +61,7 @@ class LossSettings(_Settings):
     """flip_noise: e in -log((1 - e) sigmoid(d) + e sigmoid(-d)), the share of labels that are the wrong way round."""
     rating: str = "rating"
     """regression, ordinal: the column of single answers that holds the rating; rated groups bring their own `ratings`."""
-    attributes: dict[str, float] = Field(default_factory=dict)
+    attributes: dict[str, FiniteFloat] = Field(default_factory=dict)
     """attributes: {column: weight}; each column gets a head of its own, and the score is the weighted sum of the heads."""
 
     @model_validator(mode="after")
@@ -84,7 +84,7 @@ class LoraSettings(_Settings):
     """Dropout before the first factor."""
     dora: bool = False
     """Learn the size of each row apart from its direction (DoRA)."""
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
     """Names of the linear layers, e.g. ["q_proj", "v_proj"]; "all-linear" is every one of the backbone."""
 
 
@@ -132,7 +132,7 @@ class TrainSettings(_Settings):
     """Each layer learns by this factor slower than the one above it, the embeddings slowest."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Keep an exponential moving average of the trained weights and judge and save that; 0 keeps none, 0.99 averages about 100 steps."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, strict=True)
     """Stop when so many checkpoints in a row have not lowered the loss on the dev part."""
     prompt_swap: PromptSwapSettings = PromptSwapSettings()
     """Extra training pairs from answers of other prompts."""
@@ -169,6 +169,13 @@ class TrainSettings(_Settings):
     @classmethod
     def _loss_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _freeze_is_named_or_counted(cls, value: Any) -> Any:
+        if value not in ("none", "encoder") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError('"none", "encoder", or a whole number of layers')
+        return value
 
     @field_validator("lora", mode="before")
     @classmethod
@@ -277,9 +284,10 @@ def _settings_error(kind: type[BaseModel], error: ValidationError) -> SettingsEr
 
 def _fields_at(kind: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     for part in path:
-        inner = kind.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            kind = inner
+        annotation = kind.model_fields[str(part)].annotation
+        for inner in (annotation, *get_args(annotation)):  # a table may be optional
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                kind = inner
     return list(kind.model_fields)
 
 
@@ -351,6 +359,8 @@ def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], sets: Sequence[st
             inner = table.setdefault(part, {})
             if isinstance(inner, str) and part == "loss":  # the short form, a name alone
                 inner = table[part] = {"name": inner}
+            if inner is True and part == "lora":  # the short form, its defaults
+                inner = table[part] = {}
             if not isinstance(inner, dict):
                 raise SettingsError(f"a table at `{part}`", repr(inner), f"Remove one of the two meanings of `{part}`.")
             table = inner

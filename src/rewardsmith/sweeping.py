@@ -192,6 +192,8 @@ def _products(axes: Sequence[Axis]) -> Iterator[list[str]]:
 
 
 def _planned(base: Mapping[str, Any], shared: TrainSettings, chosen: list[str], seeded: list[str]) -> Planned:
+    from rewardsmith.model.trainer_arguments import with_twins
+
     values, seed_values = _by_key(chosen), _by_key(seeded)
     setting_name, name = _name(values) or "as-set", _name(values | seed_values) or "as-set"
     places = {"out": str(Path(shared.out) / name)}
@@ -204,7 +206,8 @@ def _planned(base: Mapping[str, Any], shared: TrainSettings, chosen: list[str], 
         settings = build(TrainSettings, merge(kept, places, [*chosen, *seeded]))
     except SettingsError as error:
         raise SettingsError(error.needed, f"{error.came} (in the run {name})", error.mend) from error
-    return Planned(name, values, setting_name, settings.seed, settings)
+    # A seed may stand in the trainer table, where it wins.
+    return Planned(name, values, setting_name, with_twins(settings).seed, settings)
 
 
 def _by_key(assignments: Sequence[str]) -> dict[str, Any]:

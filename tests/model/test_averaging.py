@@ -55,7 +55,17 @@ def member(tiny, tmp_path):
     """member("a", noise=1) is a folder fine-tuned, as it were, from one start: noise on every weight; then factor * s + shift on its scores."""
 
     def build(
-        name, *, family="bert", pooling="mean", noise=0, factor=1.0, shift=0.0, normaliser=None, start="sha", **spec
+        name,
+        *,
+        family="bert",
+        pooling="mean",
+        noise=0,
+        factor=1.0,
+        shift=0.0,
+        normaliser=None,
+        start="sha",
+        loss=None,
+        **spec,
     ):
         network = build_network(tiny(family), pooling=pooling, seed=1, dropout=False)
         torch.manual_seed(noise)
@@ -68,7 +78,16 @@ def member(tiny, tmp_path):
                 head.bias.mul_(factor).add_(shift)
         renderer = Renderer(load_tokenizer(tiny(family)), RenderSpec(**{"encoding": "text", "max_length": 64, **spec}))
         manifest = {"model": {"source": family, "head": "loaded"}, "identity": {"model": start}} if start else {}
-        save(network, renderer, tmp_path / name, training_dtype="float32", manifest=manifest, normaliser=normaliser)
+        objective = {"loss": loss, "threshold": 0.5} if loss else None
+        save(
+            network,
+            renderer,
+            tmp_path / name,
+            training_dtype="float32",
+            manifest=manifest,
+            normaliser=normaliser,
+            objective=objective,
+        )
         return str(tmp_path / name)
 
     return build
@@ -264,6 +283,20 @@ def test_another_activation_of_the_same_shape_is_refused(member, tmp_path):
     (tmp_path / "b/config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="architecture"):
         read_members([first, second])
+
+
+def test_members_of_other_losses_or_of_ratings_are_refused_and_what_a_loss_learned_is_left(member, tmp_path):
+    """Ratings have units, which one scale for all would take away; a threshold is on the scale of its own run."""
+    same = Normaliser(0.0, 1.0, 10, "data")
+    ties = [member(name, noise=i, normaliser=same, loss="rao_kupper") for i, name in enumerate(("a", "b"))]
+    average_folders(ties, tmp_path / "ties")
+    assert read_contract(tmp_path / "ties").objective == {"loss": "rao_kupper"}
+    other = member("c", noise=3, normaliser=same, loss="bradley_terry")
+    with pytest.raises(ModelError, match=r"loss \(bradley_terry, rao_kupper\)"):
+        average_folders([ties[0], other], tmp_path / "mixed")
+    rated = [member(name, noise=i, normaliser=same, loss="regression") for i, name in enumerate(("d", "e"))]
+    with pytest.raises(ModelError, match="the units of ratings"):
+        average_folders(rated, tmp_path / "rated")
 
 
 def test_one_member_or_one_twice_is_no_average(member, tmp_path):

@@ -293,14 +293,14 @@ def test_labels_that_the_texts_give_away_are_said(tiny, write_rows, tmp_path, mo
     assert "give the labels away" not in said(tiny, write_rows(rows), tmp_path / "a", dev_share=0.5)
     from rewardsmith.model import training as module
 
-    original = module.score_tokens
+    original = module.head_outputs
 
     def leaks(network, table, **more):
-        scores = original(network, table, **more)
-        scores[: len(scores) // 2] += 10
-        return scores
+        outputs = original(network, table, **more)
+        outputs[0::2] += 10
+        return outputs
 
-    monkeypatch.setattr(module, "score_tokens", leaks)
+    monkeypatch.setattr(module, "head_outputs", leaks)
     assert "give the labels away" in said(tiny, write_rows(rows), tmp_path / "b", dev_share=0.5)
 
 
@@ -339,12 +339,11 @@ def test_a_model_that_sees_no_difference_is_stopped(tiny, toy_pairs, tmp_path, m
     """Trap 21: the pooled token is the same for both sides."""
     from rewardsmith.model.network import Network
 
-    original = Network.scores
+    original = Network.outputs
 
     def pools_nothing(self, batch, model=None):
-        scores = original(self, batch, model)
-        half = len(scores) // 2
-        return torch.cat([scores[:half], scores[:half]]) if self.model.training else scores
+        outputs = original(self, batch, model)
+        return outputs[0::2].repeat_interleave(2, dim=0) if self.model.training else outputs
 
     monkeypatch.setattr(Network, "outputs", pools_nothing)
     with pytest.raises(StuckError, match=r"0\.693"):

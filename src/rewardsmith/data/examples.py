@@ -16,6 +16,7 @@ from rewardsmith.data.schema import Group, Preference, Row, Single, prompt_key
 from rewardsmith.errors import DataError
 
 Example: TypeAlias = Preference | Group
+_MOST_TOGETHER = 8
 Kind: TypeAlias = Literal["pairs", "lists", "ratings"]
 
 
@@ -30,7 +31,7 @@ def examples_of(
     """The examples of one kind in the rows of a source.
 
     "pairs": `Preference`s, ordered groups by all their pairs. "lists": ordered `Group`s, a pair being a list of two. "ratings": rated `Group`s, and single
-    answers with a rating, those to one prompt together; a group's `ratings` are then the weighted sums of its attributes where these are given.
+    answers with a rating as groups of one; a group's `ratings` are then the weighted sums of its attributes where these are given.
 
     Args:
         rows: of the source.
@@ -56,6 +57,32 @@ def implied_pairs(example: Example) -> list[Preference]:
     return preferences_of(example) if example.order != "none" and len(example.answers) > 1 else []
 
 
+def together(examples: Sequence[Example]) -> list[Example]:
+    """Groups of one answer joined by prompt, at most eight to a group, so that they can be compared; all other examples as they are.
+
+    For judging, not for training: there every answer stays an element of its own, and a prompt with a thousand answers costs no more memory than others.
+    """
+    joined: list[Example] = []
+    alone: dict[tuple[str, str], list[Group]] = {}
+    for example in examples:
+        if isinstance(example, Group) and len(example.answers) == 1:
+            alone.setdefault((prompt_key(example.prompt), example.order), []).append(example)
+        else:
+            joined.append(example)
+    for groups in alone.values():
+        joined += [_joined(groups[i : i + _MOST_TOGETHER]) for i in range(0, len(groups), _MOST_TOGETHER)]
+    return joined
+
+
+def _joined(groups: Sequence[Group]) -> Group:
+    first = groups[0]
+    ratings = None if first.ratings is None else tuple(group.ratings[0] for group in groups if group.ratings)
+    names = sorted({name for group in groups for name in group.metadata.get("per_answer", {})})
+    columns = {name: [group.metadata["per_answer"].get(name, [None])[0] for group in groups] for name in names}
+    answers = tuple(group.answers[0] for group in groups)
+    return Group(first.id, first.prompt, answers, first.order, ratings, {"per_answer": columns} if columns else {})
+
+
 def example_fault(example: Example) -> str | None:
     """The reason why an example cannot be learned from, or None; see `data.faults`."""
     if isinstance(example, Preference):
@@ -78,37 +105,32 @@ def _list_of(row: Row, source: str) -> Group:
 
 
 def _rated(rows: Iterable[Row], source: str, rating: str, attributes: Mapping[str, float]) -> list[Example]:
-    groups: list[Group] = []
-    singles: dict[str, list[Single]] = {}
+    groups: list[Example] = []
     for row in rows:
-        if isinstance(row, Group) and (row.ratings is not None or (attributes and "per_answer" in row.metadata)):
+        if isinstance(row, Group) and ("per_answer" in row.metadata if attributes else row.ratings is not None):
             groups.append(_reduced(row, attributes) if attributes else row)
         elif isinstance(row, Single):
-            singles.setdefault(prompt_key(row.prompt), []).append(row)
+            groups.append(_alone(row, source, rating, attributes))
         else:
             needed = f"the columns {', '.join(attributes)}" if attributes else f"a column `{rating}`"
             raise _refused(row, source, "rated answers", f"`answers` with `ratings`, or `answer` with {needed}")
-    return [*groups, *(_gathered(rows, source, rating, attributes) for rows in singles.values())]
+    return groups
 
 
-def _gathered(rows: Sequence[Single], source: str, rating: str, attributes: Mapping[str, float]) -> Group:
-    """Single answers to one prompt as one group, under the id of the first."""
-    first = rows[0]
-    answers = tuple(row.answer for row in rows)
+def _alone(row: Single, source: str, rating: str, attributes: Mapping[str, float]) -> Group:
+    """A single answer as a group of one."""
     if attributes:
-        columns = {name: [row.metadata.get(name) for row in rows] for name in attributes}
-        return _reduced(Group(first.id, first.prompt, answers, "none", None, {"per_answer": columns}), attributes)
-    ratings = []
-    for row in rows:
-        value = row.metadata.get(rating)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(
-                f"a finite number in the column `{rating}` of every single answer in {io.source_name(source)}",
-                f"{value!r} in row {row.id!r}",
-                "Name the column: --set loss.rating=..., or mend the row.",
-            )
-        ratings.append(float(value))
-    return Group(first.id, first.prompt, answers, "rated", tuple(ratings), {})
+        columns = {name: [row.metadata[name]] for name in attributes if row.metadata.get(name) is not None}
+        metadata = row.metadata | {"per_answer": columns}
+        return _reduced(Group(row.id, row.prompt, (row.answer,), "none", None, metadata), attributes)
+    value = row.metadata.get(rating)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(
+            f"a finite number in the column `{rating}` of every single answer in {io.source_name(source)}",
+            f"{value!r} in row {row.id!r}",
+            "Name the column: --set loss.rating=..., or mend the row.",
+        )
+    return Group(row.id, row.prompt, (row.answer,), "rated", (float(value),), row.metadata)
 
 
 def _reduced(group: Group, attributes: Mapping[str, float]) -> Group:

@@ -10,20 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rewardsmith.config import LoraSettings
-from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import HeadError, MissingExtraError, ModelError, SettingsError
-from rewardsmith.model.batching import collate
+from rewardsmith.model.artefact import difference, golden_scores
 from rewardsmith.model.layers import LayerStack, linear_layers
 from rewardsmith.model.network import Network
-from rewardsmith.model.precision import running
 from rewardsmith.model.render import Renderer
-from rewardsmith.scores import Scores
 from rewardsmith.storage import atomic_folder, write_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -135,14 +131,14 @@ def merge(network: Network, renderer: Renderer) -> float:
     Raises:
         ModelError: if it is above 1e-5: then the network is broken, and nothing may be saved from it.
     """
-    before = _golden(network, renderer)
+    _, before = golden_scores(network, renderer, batch_tokens=1)  # one by one: padding has no part in this
     for name, module in _adapted(network):
         module.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(network.model.get_submodule(parent), child, module.get_base_layer())
     del network.model.peft_config
-    after = _golden(network, renderer)
-    worst = float(np.max(np.abs(after - before) / np.maximum(1.0, np.abs(before))))
+    _, after = golden_scores(network, renderer, batch_tokens=1)
+    worst = difference(before, after)
     if not worst <= _MERGE_TOLERANCE:
         raise ModelError(
             f"merged scores within {_MERGE_TOLERANCE:g} x max(1, |s|) of the unmerged ones",
@@ -150,19 +146,6 @@ def merge(network: Network, renderer: Renderer) -> float:
             "This is a fault of peft or of the model class; please report it with the model's name.",
         )
     return worst
-
-
-def _golden(network: Network, renderer: Renderer) -> Scores:
-    table = renderer.encode(INPUTS)
-    device, was_training = next(network.model.parameters()).device, network.model.training
-    network.model.eval()
-    scores = []
-    with running("float32", device):
-        for row in range(len(table)):  # one by one: padding has no part in the comparison
-            batch = collate(table, [row], pad_id=0, with_types=renderer.uses_types)
-            scores.append(float(network.scores(batch.to(device))[0]))
-    network.model.train(was_training)
-    return np.array(scores, dtype=np.float32)
 
 
 def save_adapters(network: Network, renderer: Renderer, out: Path, *, base: str, contract: dict[str, Any]) -> None:
@@ -212,15 +195,24 @@ def load_adapters(network: Network, folder: Path) -> None:
             "It cannot be recovered: train again with the head among modules_to_save.",
         )
     config.modules_to_save, config.task_type, config.inference_mode = None, None, False
-    peft.inject_adapter_in_model(config, network.model)
     whole = {name: tensor for name, tensor in weights.items() if _is_whole(network, name)}
     adapters = {name: tensor for name, tensor in weights.items() if name not in whole}
-    network.model.load_state_dict(whole, strict=False)
-    result = peft.set_peft_model_state_dict(network.model, adapters)
-    missing = [name for name in result.missing_keys if "lora_" in name]
-    if missing or result.unexpected_keys:
-        raise ModelError(
-            f"exactly the weights that {ADAPTER_CONFIG} declares",
-            f"missing {missing[:3]}, left over {result.unexpected_keys[:3]}",
-            "The adapter belongs to another base model.",
-        )
+    missing = [n for n, _ in network.model.named_parameters() if _is_whole(network, n) and n not in whole]
+    try:
+        peft.inject_adapter_in_model(config, network.model)
+        left_over = network.model.load_state_dict(whole, strict=False).unexpected_keys
+        result = peft.set_peft_model_state_dict(network.model, adapters)
+    except (RuntimeError, ValueError) as error:  # no such layers, or layers of another size
+        raise _of_another_base(str(error)[:200]) from error
+    missing += [name for name in result.missing_keys if "lora_" in name]
+    left_over = [*left_over, *result.unexpected_keys]
+    if missing or left_over:
+        raise _of_another_base(f"missing {missing[:3]}, left over {left_over[:3]}")
+
+
+def _of_another_base(came: str) -> ModelError:
+    return ModelError(
+        f"exactly the weights that {ADAPTER_CONFIG} declares, for this model",
+        came,
+        "The folder is broken, or the adapter belongs to another base model.",
+    )

@@ -7,7 +7,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,8 @@ def golden_scores(
     network: Network, renderer: Renderer, inputs: Sequence[Pair] = INPUTS, *, batch_tokens: int = 8192
 ) -> tuple[list[str], Scores]:
     """(hash of the ids, float32 score) of each golden input, on the CPU or wherever the model is."""
+    if renderer.spec.truncation == "error":  # of the user's texts; ours are longer than some limits
+        renderer = Renderer(renderer.tokenizer, replace(renderer.spec, truncation="keep_answer"))
     table = renderer.encode(inputs)
     device = next(network.model.parameters()).device
     scores = score_tokens(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -45,16 +45,18 @@ class AttributeHeads:
         """Read the heads of a model folder; `attributes` is the contract's {name: weight}.
 
         Raises:
-            ContractError: if the file is missing or of another size.
+            ContractError: if the file is missing, broken or of another size.
         """
         try:
             with safe_open(folder / FILE_NAME, framework="pt") as file:
                 weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ContractError(f"{FILE_NAME} in {folder.name!r}", str(error), "Restore the folder.") from error
-        if len(weight) != len(attributes):
+        if weight.ndim != 2 or len(weight) != len(attributes) or bias.shape != weight.shape[:1]:
             raise ContractError(
-                f"{len(attributes)} heads in {FILE_NAME}", f"{len(weight)}", "The file is of another model."
+                f"{len(attributes)} heads in {FILE_NAME}",
+                f"weights of shape {list(weight.shape)}, biases of shape {list(bias.shape)}",
+                "The file is of another model.",
             )
         return cls(tuple(attributes), tuple(attributes.values()), weight, bias)
 

@@ -32,6 +32,7 @@ from rewardsmith.stats import Estimate, Floats, cluster_codes, mean
 from rewardsmith.storage import file_sha256, refuse_inside
 
 # Of a config.json: where and by what it was written, nothing of what the network computes.
+_RATED = frozenset({"regression", "ordinal", "attributes"})
 _NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 
@@ -232,14 +233,25 @@ def require_alike(first: Member, other: Member) -> None:
         "tokenizer": [n for n in _TEXT_FILES if first.contract.files.get(n) != other.contract.files.get(n)],
         "special tokens": sorted(_differing(first.contract.special_tokens, other.contract.special_tokens)),
         "head": sorted(_differing(first.contract.head, other.contract.head)),
+        "loss": sorted({_loss_of(first), _loss_of(other)} if _loss_of(first) != _loss_of(other) else ()),
     }
     found = [f"{part} ({', '.join(names[:4])})" for part, names in parts.items() if names]
+    if _loss_of(first) in _RATED:
+        raise ModelError(
+            "members of a loss of pairs or lists",
+            f"{first.name}, of the loss {_loss_of(first)}: its scores have the units of ratings, which one scale for all would take away",
+            "Average such runs by their scores.",
+        )
     if found:
         raise ModelError(
             "models that were fine-tuned from one start and read texts in one way",
             f"{first.name} and {other.name}, which differ in {'; '.join(found)}",
             "Average only runs that differ in seed, data or how they were trained.",
         )
+
+
+def _loss_of(member: Member) -> str:
+    return str((member.contract.objective or {}).get("loss", "unknown"))
 
 
 def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,6 +365,8 @@ def average_folders(
         training_dtype=dtypes[0] if len(dtypes) == 1 else f"mixed: {', '.join(dtypes)}",
         manifest={"tool": "rewardsmith", **document, "versions": package_versions()},
         normaliser=normaliser,
+        # What the members' losses learned (a threshold, say) is on their own scales, and is not carried over.
+        objective=None if members[0].contract.objective is None else {"loss": _loss_of(members[0])},
     )
     if judged is not None and scores is not None:
         shifted = [

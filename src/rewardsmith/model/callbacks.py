@@ -127,19 +127,28 @@ class SelectionCallback(TrainerCallback):
         if state.global_step == 0:
             self.at_start(self._point(state))
             return
-        # A resumed run: the checkpoint's own state was written before its dev part was scored.
+        self._protect_best(args, state)
+
+    def is_over(self, state: TrainerState) -> bool:
+        """Whether a run that is resumed had already stopped for want of patience; scores what the kill kept from being scored."""
+        # The checkpoint's own state was written before its dev part was scored.
         if all(point.step != state.global_step for point in self.history.points):
             self._point(state)
-        self._protect_best(args, state)
+        return self._has_waited(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score, and tell the Trainer which checkpoint must not be rotated away."""
         self._point(state)
         self._protect_best(args, state)
-        waited = self.history.since_best()
-        if self.patience is not None and waited >= self.patience and state.global_step < state.max_steps:
-            self.say(f"stopped at step {state.global_step}: no better on the dev part for {waited} checkpoints")
+        if self._has_waited(state):
             control.should_training_stop = True
+
+    def _has_waited(self, state: TrainerState) -> bool:
+        waited = self.history.since_best()
+        if self.patience is None or waited < self.patience or state.global_step >= state.max_steps:
+            return False
+        self.say(f"stopped at step {state.global_step}: no better on the dev part for {waited} checkpoints")
+        return True
 
     def _protect_best(self, args: TrainingArguments, state: TrainerState) -> None:
         best = self.history.best()

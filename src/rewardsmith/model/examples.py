@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class ExampleTable:
         tokens: the answers of all examples end to end; of a pair chosen, then rejected.
         starts: the answers of example i are starts[i]:starts[i + 1], int64 (n + 1,).
         labels: per example: weight, margin, share (n,), tie bool (n,), votes (n, 2); per answer: rating (num answers, A). Only those that are used.
-        better: comparisons that the labels imply, (m, 2): answers by their place in `tokens`, the better one first.
+        better: comparisons that the labels imply, (m, 2): answers by their place in `tokens`, the better one first; in the order of the better ones.
     """
 
     ids: list[str]
@@ -47,7 +48,7 @@ class ExampleTable:
         """How many examples."""
         return len(self.ids)
 
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Answers of each example, int64 (n,)."""
         return np.diff(self.starts)
@@ -62,13 +63,19 @@ class ExampleTable:
         parts = [np.arange(self.starts[i], self.starts[i + 1]) for i in rows]
         return np.concatenate([*parts, np.zeros(0, np.int64)])
 
+    @cached_property
+    def _better_starts(self) -> NDArray[np.int64]:
+        """The comparisons of example i are better[_better_starts[i]:_better_starts[i + 1]], int64 (n + 1,)."""
+        return np.searchsorted(self.better[:, 0], self.starts)
+
     def comparisons_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The comparisons inside some examples, (m, 2), by the place among the answers of just these examples."""
-        place = np.full(len(self.tokens), -1, dtype=np.int64)
-        answers = self.answers_of(rows)
-        place[answers] = np.arange(len(answers))
-        inside = place[self.better]
-        return inside[(inside >= 0).all(axis=1)]
+        firsts = np.concatenate([[0], np.cumsum(self.sizes[rows])])
+        parts = [
+            self.better[self._better_starts[i] : self._better_starts[i + 1]] - self.starts[i] + first
+            for i, first in zip(rows, firsts, strict=False)
+        ]
+        return np.concatenate([*parts, np.zeros((0, 2), np.int64)])
 
     def labels_of(self, rows: NDArray[np.int64]) -> Labels:
         """The labels of some examples as tensors."""
@@ -109,7 +116,8 @@ def columns_in_use(examples: Sequence[Example], settings: LossSettings) -> tuple
     pairs = [example for example in examples if isinstance(example, Preference)]
     counts = {
         "margin": sum(pair.margin is not None for pair in pairs),
-        "weight": sum(pair.weight is not None for pair in pairs),
+        "weight": sum(pair.weight is not None for pair in pairs)
+        + sum(isinstance(example, Group) and "weight" in example.metadata for example in examples),
         "votes": sum(pair.votes is not None for pair in pairs),
         "tie": sum(pair.tie for pair in pairs),
         "per_answer": sum(isinstance(example, Group) and "per_answer" in example.metadata for example in examples),

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rewardsmith.errors import MissingExtraError, ModelError
@@ -14,6 +25,8 @@ from rewardsmith.model.token_cache import default_folder
 from rewardsmith.storage import atomic_folder, file_sha256
 
 _WHOLE = "config.json"
+# What transformers' reader raises at a file that is cut short or no GGUF at all.
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError, struct.error)
 
 
 def is_gguf(source: str) -> bool:
@@ -33,7 +46,7 @@ def dequantised(file: Path, cache: Path | None = None) -> Path:
 
     Raises:
         MissingExtraError: if the package gguf is not installed.
-        ModelError: if the file cannot be read.
+        ModelError: if the file cannot be read, or lacks a weight.
         OutputError: if there is no room for the folder.
     """
     folder = (cache or default_folder()) / "gguf" / file_sha256(file)[:32]
@@ -43,29 +56,50 @@ def dequantised(file: Path, cache: Path | None = None) -> Path:
         import gguf  # noqa: F401  # transformers asks for it only in the middle of loading
     except ImportError as error:
         raise MissingExtraError(f"the GGUF file {file.name}", "gguf", "lora") from error
+    with _without_bars():
+        config, tokenizer, read = _read(file)
+        # A model read from GGUF refuses to be saved: its weights move into a fresh one.
+        model = AutoModel.from_config(_plain(config))
+        model.load_state_dict(read.state_dict())
+        with atomic_folder(folder) as new:
+            model.save_pretrained(new, max_shard_size="1TB")
+            tokenizer.save_pretrained(new)
+    return folder
+
+
+def _read(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrainedModel]:
+    """Config, tokenizer and backbone of a GGUF file, every weight of it."""
     place, name = str(file.parent), file.name
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(place, gguf_file=name)
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
-        read = AutoModel.from_pretrained(place, gguf_file=name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        read, info = AutoModel.from_pretrained(place, gguf_file=name, dtype=torch.float32, output_loading_info=True)
+    except _UNREADABLE as error:
         raise ModelError(
             f"a GGUF file that transformers reads in {name}",
             (str(error).splitlines() or [type(error).__name__])[0][:200],
             "Take the original checkpoint of the model.",
         ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"all weights of the base model in {name}",
+            f"{len(missing)} missing: {', '.join(missing[:3])}",
+            "Fetch the file again, or take the original checkpoint of the model.",
+        )
+    return config, tokenizer, read
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Silence progress bars: those of transformers, and one that it draws past its own switch, straight to standard error."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    # A model read from GGUF refuses to be saved: its weights move into a fresh one.
-    model = AutoModel.from_config(_plain(config))
-    model.load_state_dict(read.state_dict())
-    with atomic_folder(folder) as new:
-        model.save_pretrained(new, max_shard_size="1TB")
-        tokenizer.save_pretrained(new)
-    return folder
 
 
 def _plain(config: PretrainedConfig) -> PretrainedConfig:

@@ -10,7 +10,7 @@ from torch import nn
 from rewardsmith.errors import SettingsError
 from rewardsmith.model.network import Network
 
-_EMBEDDING_NAMES = ("wte", "wpe", "embed", "emb.")
+_EMBEDDING_NAMES = ("wte", "wpe", "embed", "emb.", "relative_attention_bias")
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class LayerStack:
     Args:
         prefix: name of the list in the model, with a dot at its end ("model.layers.").
         count: how many layers.
+        below: parameters that come before the layers: embeddings, and what is made of them.
     """
 
     prefix: str
     count: int
+    below: frozenset[str] = frozenset()
 
     def layer_of(self, name: str) -> int | None:
         """The layer that a parameter or module belongs to; None outside the stack.
@@ -40,7 +42,9 @@ class LayerStack:
         layer = self.layer_of(name)
         if layer is not None:
             return layer + 1
-        return 0 if any(part in f"{name}." for part in _EMBEDDING_NAMES) else self.count + 1
+        named = any(part in f"{name}." for part in _EMBEDDING_NAMES)
+        below = named or any(f"{one}.".startswith(f"{name}.") for one in self.below)
+        return 0 if below else self.count + 1
 
 
 def layer_stack(network: Network) -> LayerStack:
@@ -50,9 +54,16 @@ def layer_stack(network: Network) -> LayerStack:
         SettingsError: if the backbone has none (ALBERT has one layer that is used many times).
     """
     wanted = getattr(network.backbone_config, "num_hidden_layers", None)
-    for name, module in network.model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted and next(module.parameters(), None) is not None:
-            return LayerStack(f"{name}.", len(module))
+    lists = [
+        f"{name}."
+        for name, module in network.model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == wanted and next(module.parameters(), None) is not None
+    ]
+    outer = [name for name in lists if not any(name != other and name.startswith(other) for other in lists)]
+    if len(outer) == 1:  # XLM keeps the parts of its layers in four lists
+        names = [name for name, _ in network.model.named_parameters()]
+        first = next(i for i, name in enumerate(names) if name.startswith(outer[0]))
+        return LayerStack(outer[0], int(wanted or 0), frozenset(names[:first]))
     raise SettingsError(
         "a backbone with a stack of layers, for settings that go by layers",
         network.backbone_type,
@@ -77,8 +88,9 @@ def num_frozen_layers(freeze: int, stack: LayerStack) -> int:
 
 
 def linear_layers(network: Network) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of every linear layer of the backbone, GPT-2's transposed kind among them; never the head."""
+    """(name, module) of every linear layer of the backbone, GPT-2's transposed kind among them; never the head, nor a part that the source did not have."""
     inner = f"{network.model.base_model_prefix}."
     for name, module in network.model.named_modules():
-        if name.startswith(inner) and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
+        of_source = name.startswith(inner) and name not in network.new_modules
+        if of_source and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
             yield name, module

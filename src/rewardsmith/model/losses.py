@@ -556,7 +556,8 @@ def _loss_kind(
     """A kind whose checks run in the order: settings, the kind of rows, every row, the data as a whole."""
     of_kind = _are_pairs if data == "pairs" else _are_groups
     check = _in_turn(_settings_are_read, of_kind, *rows, *whole)
-    return LossKind(data, needs, frozenset({*reads, "weight"}), check, _in_turn(of_kind, *rows), build, models_ties)
+    reads = {*reads, "weight"} if data == "pairs" else reads  # no other row has a weight
+    return LossKind(data, needs, frozenset(reads), check, _in_turn(of_kind, *rows), build, models_ties)
 
 
 def _in_turn(*checks: Check) -> Check:
@@ -700,6 +701,11 @@ def _have_attributes(settings: LossSettings, groups: Sequence[Group]) -> None:
 def _attributes_vary_alike(settings: LossSettings, groups: Sequence[Group]) -> None:
     columns = list(settings.attributes)
     ratings = _all_attributes(groups, columns)
+    for column, name in enumerate(columns):
+        if np.isnan(ratings[:, column]).all():
+            raise DataError(
+                f"a value in `per_answer.{name}` somewhere in the data", "null everywhere", "Leave the attribute out."
+            )
     ranges = dict(zip(columns, np.nanmax(ratings, axis=0) - np.nanmin(ratings, axis=0), strict=True))
     widest, narrowest = max(columns, key=ranges.__getitem__), min(columns, key=ranges.__getitem__)
     if ranges[narrowest] == 0:
@@ -771,7 +777,7 @@ LOSSES: dict[str, LossKind] = {
         "answers with columns of attributes in `per_answer`",
         {"per_answer"},
         _build_attributes,
-        rows=[_know_attributes, _have_attributes],
-        whole=[_attributes_vary_alike],
+        rows=[_have_attributes],
+        whole=[_know_attributes, _attributes_vary_alike],
     ),
 }

@@ -25,15 +25,23 @@ def give_pad_token(network: Network, tokenizer: PreTrainedTokenizerBase) -> str 
     """
     if not (is_decoder(network.backbone_config) and network.native):
         return None
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in _end_ids(network, tokenizer):
+    rows = network.model.get_input_embeddings().num_embeddings
+    # A tokenizer that was saved beside an adapter has our token already; its base has no row for it.
+    ours = tokenizer.pad_token == PAD_TOKEN and tokenizer.pad_token_id == rows
+    if not ours and tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in _end_ids(network, tokenizer):
         return None
     vocabulary, ends = tokenizer.get_vocab(), _end_ids(network, tokenizer)
     name = next((one for one in _KNOWN if one in vocabulary and vocabulary[one] not in ends), PAD_TOKEN)
-    before = "none" if tokenizer.pad_token_id is None else f"the end token {tokenizer.pad_token!r}"
+    before = (
+        "no row for it"
+        if ours
+        else "none"
+        if tokenizer.pad_token_id is None
+        else f"the end token {tokenizer.pad_token!r}"
+    )
     tokenizer.add_special_tokens({"pad_token": name})
     pad = int(tokenizer.pad_token_id)
     model = network.model
-    rows = model.get_input_embeddings().num_embeddings
     if pad >= rows:
         model.resize_token_embeddings(pad + 1, mean_resizing=False)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from rewardsmith.config import TrainSettings, near_miss
+from rewardsmith.config import TrainSettings, build, near_miss
 from rewardsmith.errors import SettingsError
 from rewardsmith.model.precision import Format
 
@@ -70,9 +70,8 @@ def check_trainer_table(settings: TrainSettings) -> list[str]:
 def with_twins(settings: TrainSettings) -> TrainSettings:
     """The settings with every name of `[trainer]` that has a twin at the root in its place, for all that reads the root."""
     values = settings.model_dump()
-    return TrainSettings(
-        **(values | {root: values["trainer"][twin] for root, twin in TWINS.items() if twin in values["trainer"]})
-    )
+    twins = {root: values["trainer"][twin] for root, twin in TWINS.items() if twin in values["trainer"]}
+    return build(TrainSettings, values | twins)
 
 
 def build_arguments(

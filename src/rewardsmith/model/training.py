@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from rewardsmith import metrics
 from rewardsmith.config import DEFAULT_TEMPLATE, TrainSettings
 from rewardsmith.data import io
-from rewardsmith.data.examples import Example, Kind, example_fault, examples_of, implied_pairs
+from rewardsmith.data.examples import Example, Kind, example_fault, examples_of, implied_pairs, together
 from rewardsmith.data.faults import COLLAPSED, EMPTY, OVER_LENGTH, Dropped, drop_faults
 from rewardsmith.data.pairing import equal_rating_pairs
 from rewardsmith.data.prompt_swap import swapped_pairs
@@ -73,6 +75,7 @@ _TRAIN_SAMPLE = 500
 # A new head that ranks the dev part this well before its first step has seen the labels.
 _LEAK_ACCURACY = 0.95
 _LEAK_PAIRS = 50
+_DEV_PART = 256
 
 
 @dataclass
@@ -138,6 +141,12 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
     choose_precision(settings.precision, device, "")
     build_arguments(settings, Path(settings.out) / "checkpoints", precision="float32", device=torch.device("cpu"))
     _check_swap(settings)
+    if settings.patience and settings.trainer.get("save_strategy") == "no":
+        raise SettingsError(
+            "checkpoints, at which the dev part is scored, for patience",
+            'trainer.save_strategy = "no"',
+            "Remove one of the two.",
+        )
     if settings.patience and not (settings.dev_data or settings.dev_share):
         raise SettingsError("a dev part for patience", "dev_share = 0 and no dev_data", "Give one, or no patience.")
     if settings.dev_data and settings.dev_share != TrainSettings.model_fields["dev_share"].default:
@@ -178,9 +187,11 @@ def read_data(settings: TrainSettings) -> TrainingData:
     elif settings.dev_share > 0:
         kept, dev = split_by_prompt(kept, settings.dev_share, seed=settings.seed)
     kind.check(settings.loss, kept)
-    kind.check_rows(settings.loss, dev)
+    dev = together(dev)
+    if dev:
+        kind.check_rows(settings.loss, dev)
     evaluated = _read_eval(settings, facts)
-    seen = [pair for example in (*everything, *dev) for pair in implied_pairs(example)]
+    seen = [pair for example in (*together(everything), *dev) for pair in implied_pairs(example)]
     evaluated, notes = _held_out(evaluated, seen, facts)
     decided = [one for one in dev if example_fault(one) != EMPTY and (kind.models_ties or not _is_tie(one))]
     facts["dev_left_out"] = {"ties_or_empty": len(dev) - len(decided)}
@@ -204,7 +215,11 @@ def _read_examples(settings: TrainSettings, source: str, name: str, kind: Kind, 
     examples = examples_of(reading.rows, kind, source, rating=loss.rating, attributes=loss.attributes)
     told = examples if kind != "lists" else [example for example in examples if implied_pairs(example)]
     if not told:
-        raise DataError(f"at least one list with an order in {io.source_name(source)}", "none", "Check the ratings.")
+        raise DataError(
+            f"at least one row for a loss of {kind} in {io.source_name(source)}",
+            "lists whose answers are all rated alike" if examples else "none",
+            "Check the data.",
+        )
     equal = [row for row in reading.rows if isinstance(row, Group)] if kind == "pairs" else []
     facts[name] = {
         "source": io.source_name(source),
@@ -227,6 +242,11 @@ def _read_eval(settings: TrainSettings, facts: dict[str, Any]) -> list[Preferenc
         return []
     found = _read_examples(settings, settings.eval_data, "eval_data", "pairs", facts)
     return [example for example in found if isinstance(example, Preference)]
+
+
+def _is_made(example: Example) -> bool:
+    """Whether `prompt_swap` made an example."""
+    return "augmented" in example.metadata
 
 
 def _is_tie(example: Example) -> bool:
@@ -284,7 +304,7 @@ def training_run(
         say(note)
     out, source = Path(settings.out), source_folder(settings.model)
     device = choose_device(settings.device)
-    prepared = _prepare(settings, data, source, device, say)
+    prepared = _prepare(settings, data, source, device, say, overwrite=overwrite)
     identity = run_identity(
         settings, {n: facts["sha256"] for n, facts in data.facts.items() if "sha256" in facts}, source
     )
@@ -325,11 +345,13 @@ class _Prepared:
     facts: dict[str, Any]
 
 
-def _prepare(settings: TrainSettings, data: TrainingData, source: str, device: torch.device, say: Say) -> _Prepared:
+def _prepare(
+    settings: TrainSettings, data: TrainingData, source: str, device: torch.device, say: Say, *, overwrite: bool
+) -> _Prepared:
     config = read_config(source)
     precision = choose_precision(settings.precision, device, str(config.get("model_type")))
     tokenizer = load_tokenizer(source)
-    spec, notes = _render_spec(settings, source, tokenizer, config)
+    spec, notes = _render_spec(settings, source, tokenizer, config, overwrite=overwrite)
     network = build_network(source, pooling=settings.pooling, seed=settings.seed, dropout=settings.dropout)
     capacity = position_capacity(network.model)
     if capacity is not None and spec.max_length > capacity:
@@ -339,7 +361,7 @@ def _prepare(settings: TrainSettings, data: TrainingData, source: str, device: t
         notes.append(note)
     warning = check_vocabulary(network, tokenizer)
     objective = LOSSES[settings.loss.name].build(settings.loss, data.train)
-    offset = prepare_head(network, objective)
+    offset = prepare_head(network, objective, source=source)
     notes += choose_trained(network, settings, pins_level=objective.pins_level)
     renderer = Renderer(tokenizer, spec)
     cache = default_folder() if settings.cache else None
@@ -403,7 +425,7 @@ def _prepare(settings: TrainSettings, data: TrainingData, source: str, device: t
 
 
 def _render_spec(
-    settings: TrainSettings, source: str, tokenizer: Any, config: Mapping[str, Any]
+    settings: TrainSettings, source: str, tokenizer: Any, config: Mapping[str, Any], *, overwrite: bool
 ) -> tuple[RenderSpec, list[str]]:
     """The spec of the settings; a reward model that goes on keeps the contract it was trained under."""
     contract_file = Path(source) / artefact.CONTRACT
@@ -419,7 +441,7 @@ def _render_spec(
         notes.append(f"end token: every text ends with {tokenizer.eos_token!r}, where the score is read")
     if encoding == "chat":
         # A run that goes on reads the day of its first start, not today.
-        earlier = Manifest.read(Path(settings.out) / FILE_NAME)
+        earlier = None if overwrite else Manifest.read(Path(settings.out) / FILE_NAME)
         render = {} if earlier is None else earlier.document.get("render", {})
         today = date.fromisoformat(render["date"]) if render.get("date") else date.today()
         day = pinned_date(tokenizer, today)
@@ -432,19 +454,33 @@ def _columns(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items()) or "none"
 
 
-def prepare_head(network: Network, objective: Objective) -> Tensor:
-    """Give a new head as many outputs as the loss needs, and a bias that starts where the loss says.
+def prepare_head(network: Network, objective: Objective, *, source: str) -> Tensor:
+    """Give the head as many outputs as the loss needs, and a new one a bias that starts where the loss says.
+
+    A head that goes on keeps its level, and so does one of a class without a bias (a decoder of transformers): the level of the ratings is then taken off
+    the ratings themselves.
 
     Returns:
-        What is to be taken off the ratings instead, (A,), where the class of the model has no bias (a decoder of transformers).
+        What is to be taken off the ratings, (A,).
     """
     head, start = network.head_module, objective.initial_bias()
     if network.head == "loaded" and objective.num_outputs == 1:
-        return torch.zeros_like(start)
+        return start - _level_of(source, start) if start.any() else start
     if objective.num_outputs > 1 or start.any():
         weight = head.weight.detach().expand(objective.num_outputs, -1)
         network.set_head(weight, None if head.bias is None else start)
     return start if head.bias is None else torch.zeros_like(start)
+
+
+def _level_of(source: str, start: Tensor) -> Tensor:
+    """The mean score of a reward model that goes on, as far as its contract says: of the ratings it was trained on, or on its sample."""
+    contract = artefact.read_contract(Path(source)) if (Path(source) / artefact.CONTRACT).is_file() else None
+    if contract is None:
+        return torch.zeros_like(start)
+    if "rating_minus_score" in (contract.objective or {}):
+        return start - contract.objective["rating_minus_score"]  # type: ignore[index]
+    mean = contract.normaliser.mean if contract.normaliser is not None else 0.0
+    return torch.full_like(start, mean)
 
 
 def choose_trained(network: Network, settings: TrainSettings, *, pins_level: bool) -> list[str]:
@@ -490,10 +526,13 @@ def _drop_unlearnable(
     """Without the examples that the length policy made unlearnable; they join the count of what was dropped."""
     collapsed = table.collapsed()
     over = table.over_length() if spec.truncation == "drop" else np.zeros(len(table), dtype=bool)
+    made = np.array([_is_made(example) for example in data.train], dtype=bool)
     for reason, mask in ((COLLAPSED, collapsed & ~over), (OVER_LENGTH, over)):
-        data.dropped.add(reason, [table.ids[i] for i in np.flatnonzero(mask)])
+        data.dropped.add(reason, [table.ids[i] for i in np.flatnonzero(mask & ~made)])
     data.dropped.check(settings.max_dropped_share)
     gone = collapsed | over
+    if made.any():
+        data.facts["prompt_swap"]["dropped"] = int((gone & made).sum())
     if not gone.any():
         return table, data.train
     keep = np.flatnonzero(~gone)
@@ -551,12 +590,12 @@ def _fit(
     callbacks: list[Any] = [progress]
     if average is not None:
         callbacks.append(AverageCallback(average))
+    selection = None
     if prepared.dev_table is not None:
-        callbacks.append(
-            SelectionCallback(
-                history, score_dev, say, at_start=warn_of_leak, patience=settings.patience, measure=measure
-            )
+        selection = SelectionCallback(
+            history, score_dev, say, at_start=warn_of_leak, patience=settings.patience, measure=measure
         )
+        callbacks.append(selection)
     trainer = PreferenceTrainer(
         network,
         prepared.table,
@@ -574,7 +613,7 @@ def _fit(
         trainer.remove_callback(noisy)
     try:
         with quiet_loading():
-            result = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+            trained_for = _train(trainer, selection, resume_from)
     finally:
         progress.stop()
         # accelerate leaves its autocast around the model's forward: a score taken through it would be bf16 and say float32.
@@ -584,7 +623,8 @@ def _fit(
     for name, value in objective_facts.items():
         say(f"learned with the loss: {name} = {value}")
     # The same texts whatever the run's seed: runs of several seeds then have comparable normalisers.
-    sample = sample_by_prompt(data.train, min(_TRAIN_SAMPLE, len(data.train)), seed=0)
+    people = [example for example in data.train if not _is_made(example)]
+    sample = sample_by_prompt(people, min(_TRAIN_SAMPLE, len(people)), seed=0)
     sample_table = example_table(sample, prepared.renderer, settings.loss, cache=None)[0]
     sample_scores = score_tokens(
         network, sample_table.tokens, pad_id=pad_id, with_types=with_types, device=prepared.device
@@ -595,8 +635,8 @@ def _fit(
     facts = {
         "kept_step": kept_step,
         "steps": trainer.state.global_step,
-        "train_seconds": round(float(result.metrics.get("train_runtime", 0.0)), 1),
-        "pairs_per_second": round(float(result.metrics.get("train_samples_per_second", 0.0)), 2),
+        "train_seconds": round(float(trained_for.get("train_runtime", 0.0)), 1),
+        "pairs_per_second": round(float(trained_for.get("train_samples_per_second", 0.0)), 2),
         "dev_precision": prepared.precision.name,
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
         "learned": objective_facts,
@@ -632,6 +672,17 @@ def _fit(
     return Trained(manifest, folder, trainer.state.log_history, history.points, kept_step, data, train_accuracy, facts)
 
 
+def _train(trainer: PreferenceTrainer, selection: SelectionCallback | None, resume_from: Path | None) -> dict[str, Any]:
+    """Train to the end, from a checkpoint where there is one, unless the run had stopped there; returns the Trainer's own measures."""
+    if resume_from is None:
+        return trainer.train().metrics
+    trainer._load_from_checkpoint(str(resume_from))
+    trainer.state = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
+    if selection is not None and selection.is_over(trainer.state):
+        return {}
+    return trainer.train(resume_from_checkpoint=str(resume_from)).metrics
+
+
 def dev_numbers(
     network: Network,
     table: ExampleTable,
@@ -657,9 +708,14 @@ def dev_numbers(
         )
     )
     with torch.inference_mode():
-        labels = table.labels_of(np.arange(len(table)))
         on_cpu = copy.deepcopy(objective).to("cpu")
-        losses, scores = on_cpu.dev_losses(outputs, labels), on_cpu.score(outputs).double().numpy()
+        scores = on_cpu.score(outputs).double().numpy()
+        # By parts, for a loss may compare every answer with every other of what it is given.
+        parts = [
+            on_cpu.dev_losses(outputs[table.starts[rows[0]] : table.starts[rows[-1] + 1]], table.labels_of(rows))
+            for rows in np.split(np.arange(len(table)), range(_DEV_PART, len(table), _DEV_PART))
+        ]
+        losses = torch.cat(parts)
     margins = scores[table.better[:, 0]] - scores[table.better[:, 1]]
     return float(losses.double().mean()), float(metrics.wins(margins).mean()) if len(margins) else 0.5
 
@@ -669,9 +725,10 @@ def _take_out_objective(settings: TrainSettings, prepared: _Prepared) -> tuple[d
     network, objective = prepared.network, prepared.objective
     delattr(network.model, OBJECTIVE.rstrip("."))
     facts: dict[str, Any] = dict(objective.learned())
+    if prepared.offset.any():
+        weights = torch.tensor(list(settings.loss.attributes.values()) or [1.0])
+        facts["rating_minus_score"] = float((weights * prepared.offset).sum())
     if not settings.loss.attributes:
-        if prepared.offset.any():
-            facts["rating_minus_score"] = float(prepared.offset[0])
         return facts, None
     heads = reduce_head(network, settings.loss.attributes, prepared.offset)
     return facts | {"attributes": settings.loss.attributes}, heads
@@ -690,7 +747,8 @@ def _load_kept(trainer: PreferenceTrainer, history: DevHistory, checkpoints: Pat
     last, best = trainer.state.global_step, history.best()
     kept = last if best is None else best.step
     if best is not None and kept != last:
-        trainer._load_from_checkpoint(str(checkpoints / f"checkpoint-{kept}"))
+        with quiet_loading():  # of a frozen backbone the checkpoint holds nothing, which is no fault
+            trainer._load_from_checkpoint(str(checkpoints / f"checkpoint-{kept}"))
         say(f"kept checkpoint: step {kept} (dev {measure} {best.log_loss:.4f}), not the last one ({last})")
     if trainer.average is not None:
         trainer.average.put()
