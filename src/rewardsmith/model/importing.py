@@ -38,7 +38,7 @@ from rewardsmith.config import DEFAULT_TEMPLATE
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import ContractError, HeadError, MissingExtraError, ModelError, OutputError, SettingsError
 from rewardsmith.manifest import package_versions, without_paths
-from rewardsmith.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rewardsmith.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapters, merge
 from rewardsmith.model.artefact import CONTRACT, WEIGHTS, Contract, difference, golden_scores, save
 from rewardsmith.model.modeling_rewardsmith import RewardsmithConfig, RewardsmithForSequenceClassification, ScoreHead
 from rewardsmith.model.network import (
@@ -596,9 +596,10 @@ def _joined(model_class: Any, config: PretrainedConfig, backbone: PreTrainedMode
 
 def _from_lora(folder: Path, recognised: Recognised, base: str | None, drop_bias: bool) -> _Built:
     """An adapter with the head that was trained beside it, on a classifier of its base model."""
-    ours = _read_json(folder / CONTRACT) if (folder / CONTRACT).is_file() else {}
     base_folder = _base_folder(folder, base)
-    network = build_network(str(base_folder), pooling=ours.get("pooling", "native"), seed=0, dropout=False)
+    if (folder / CONTRACT).is_file():
+        return _from_our_lora(folder, base_folder)
+    network = build_network(str(base_folder), pooling="native", seed=0, dropout=False)
     shapes = _read_shapes(folder / ADAPTER_WEIGHTS)
     trained = {_plain(name) for name in shapes}
     lacking = [name for name in (network.head_name, *network.new_modules) if f"{name}.weight" not in trained]
@@ -616,14 +617,23 @@ def _from_lora(folder: Path, recognised: Recognised, base: str | None, drop_bias
                 "another one",
                 "Save the adapter with peft 0.17 or newer.",
             )
-    spec = RenderSpec(**ours["render"]) if "render" in ours else None
     return _Built(
-        replace(network, head="loaded"),
-        _tokenizer_folder(folder, base_folder),
-        notes=notes,
-        merge_difference=worst,
-        spec=spec,
+        replace(network, head="loaded"), _tokenizer_folder(folder, base_folder), notes=notes, merge_difference=worst
     )
+
+
+def _from_our_lora(folder: Path, base_folder: Path) -> _Built:
+    """The adapter that `train` leaves beside a model: it says how it was read."""
+    ours = _read_json(folder / CONTRACT)
+    try:
+        spec, pooling = RenderSpec(**ours["render"]), ours["pooling"]
+    except (KeyError, TypeError) as error:
+        raise ContractError(f"a whole {CONTRACT} beside the adapter", f"{error}", "Restore the folder.") from error
+    network = build_network(str(base_folder), pooling=pooling, seed=0, dropout=False)
+    load_adapters(network, folder)
+    tokenizer_from = _tokenizer_folder(folder, base_folder)
+    worst = merge(network, Renderer(load_tokenizer(str(tokenizer_from)), spec))
+    return _Built(replace(network, head="loaded"), tokenizer_from, merge_difference=worst, spec=spec)
 
 
 def _from_llama_factory_lora(folder: Path, recognised: Recognised, base: str | None, drop_bias: bool) -> _Built:

@@ -401,7 +401,7 @@ def _prepare(
         say("warning: the column `margin` is 0 in every row")
     facts = {
         "model": {
-            "source": Path(source).name,
+            "source": Path(settings.model).name,
             "architecture": network.backbone_type,
             "head": network.head,
             "pooling": network.pooling,
