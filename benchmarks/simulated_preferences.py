@@ -320,7 +320,7 @@ class Simulation:
 
 
 def true_weights(generator: np.random.Generator, count: int = NUM_FEATURES) -> Floats:
-    """Weights under which scores have a standard deviation of 1: a scorer that knows them ranks about 0.74 of untied pairs right."""
+    """Weights under which scores have a standard deviation of 1: a scorer that knows them ranks about 0.72 of Bradley-Terry pairs right."""
     return generator.normal(size=count) / math.sqrt(count)
 
 
