@@ -72,11 +72,11 @@ def test_a_pair_is_a_list_of_two_and_keeps_its_metadata():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (pair(tie=True), "'p', which is a labelled tie"),
-        (pair(margin=0.0), "'p', which is a pair with labels"),
-        (pair(weight=2.0), "'p', which is a pair with labels"),
-        (pair(votes=(3, 2)), "'p', which is a pair with labels"),
-        (pair(rejected_prompt="another"), "'p', which is a pair with labels.*or two prompts"),
+        (pair(tie=True), r"'p', which is a pair \(labelled tie\)"),
+        (pair(margin=0.0), r"'p', which is a pair \(labelled margin\)"),
+        (pair(weight=2.0), r"'p', which is a pair \(labelled weight\)"),
+        (pair(votes=(3, 2)), r"'p', which is a pair \(labelled votes\)"),
+        (pair(rejected_prompt="another"), r"'p', which is a pair \(of two prompts\)"),
         (candidates(), "'c', which is a group without them"),
         (single("s", "prompt", "a"), "'s', which is a single answer"),
     ],

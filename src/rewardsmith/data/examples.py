@@ -150,12 +150,19 @@ def _reduced(group: Group, attributes: Mapping[str, float]) -> Group:
 def _refused(row: Row, source: str, needed: str, columns: str) -> DataError:
     kinds = {Preference: "a pair", Single: "a single answer"}
     came = kinds.get(type(row), "a group without them")
-    if isinstance(row, Preference) and row.tie:
-        came = "a labelled tie"
-    elif isinstance(row, Preference):
-        came = "a pair with labels (margin, weight or votes) or two prompts"
     return DataError(
         f"{needed} in {io.source_name(source)}",
-        f"row {row.id!r}, which is {came}",
+        f"row {row.id!r}, which is {came}{_with(row)}",
         f"Give {columns}, or choose a loss for the data you have (docs/losses.md).",
     )
+
+
+def _with(row: Row) -> str:
+    """What keeps a pair from being a list of two."""
+    if not isinstance(row, Preference):
+        return ""
+    labels = [name for name in ("margin", "weight", "votes") if getattr(row, name) is not None]
+    labels += ["tie"] if row.tie else []
+    parts = [f"labelled {', '.join(labels)}"] if labels else []
+    parts += ["of two prompts"] if row.rejected_prompt is not None else []
+    return f" ({' and '.join(parts)})" if parts else ""
