@@ -487,3 +487,26 @@ def test_eval_pairs_that_were_trained_on_are_left_out_and_counted(tiny, toy_pair
 def test_an_eval_of_nothing_but_training_pairs_is_called_what_it_is(tiny, toy_pairs, tmp_path):
     text = said(tiny, toy_pairs, tmp_path / "run", eval_data=toy_pairs)
     assert "no held-out number" in text
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_steps_run_in_the_precision_that_is_said_and_reported_scores_in_float32(
+    family, tiny, toy_pairs, tmp_path, monkeypatch
+):
+    """A decoder is read through its backbone, past the forward that accelerate wraps."""
+    from rewardsmith.model.network import Network
+
+    original, seen = Network.outputs, set()
+
+    def watched(self, batch, model=None):
+        layers = [m for n, m in self.model.named_modules() if n.endswith(("q_proj", "c_attn", "query"))]
+        training = self.model.training
+        handle = layers[0].register_forward_hook(lambda module, inputs, output: seen.add((training, output.dtype)))
+        try:
+            return original(self, batch, model)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(Network, "outputs", watched)
+    train(tiny(family), toy_pairs, tmp_path / "run", precision="bf16", dev_share=0, trainer={"max_steps": 1})
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
