@@ -5,10 +5,11 @@ No absolute path, no environment value and no key is written: paths are reduced 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -139,6 +140,18 @@ class Manifest:
         except OutputError:
             if outcome == "finished":
                 raise
+
+    @contextlib.contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """Hold the record open; a block that ends early closes it as interrupted or failed, and its error goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.close("interrupted")
+            raise
+        except BaseException as error:
+            self.close("failed", error=f"{type(error).__name__}: {error}"[:500])
+            raise
 
     def write(self) -> None:
         """Write the record, whole or not at all."""

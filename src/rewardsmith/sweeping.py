@@ -266,7 +266,7 @@ def sweep(
         f"sweep: runs to make: {len(plan.runs)} (settings: {num_settings}, seeds: {len(plan.runs) // num_settings}) -> {plan.out}",
     )
     with _sweep_folder(plan, identity, overwrite=overwrite) as manifest:
-        try:
+        with manifest.until_closed():
             manifest.note(split=_write_split(plan, console))
             records = _run_all(plan, manifest, command, console)
             rows = settings_rows(plan, records)
@@ -281,12 +281,6 @@ def sweep(
             _say(console, f"chosen: {chosen['name']}, {chosen['reason']}", chosen["spread"])
             judged = _judge(plan, chosen, records, console) if plan.shared.eval_data else None
             manifest.close("finished", eval=judged)
-        except KeyboardInterrupt:
-            manifest.close("interrupted")
-            raise
-        except BaseException as error:
-            manifest.close("failed", error=f"{type(error).__name__}: {error}"[:500])
-            raise
     return {"sweep": plan.out.name, **manifest.document}
 
 
@@ -326,7 +320,7 @@ def _earlier(out: Path) -> Manifest | None:
 
 def _check(plan: Plan, overwrite: bool) -> dict[str, Any]:
     """Judge all runs before the first one: settings, models, and the data under every loss; returns the identity of the sweep."""
-    from rewardsmith.model import training
+    from rewardsmith.model import training, training_data
     from rewardsmith.model.network import read_config, source_folder
     from rewardsmith.model.run_folder import run_identity
     from rewardsmith.model.trainer_arguments import with_twins
@@ -351,7 +345,7 @@ def _check(plan: Plan, overwrite: bool) -> dict[str, Any]:
             except SettingsError as error:
                 raise SettingsError(error.needed, f"{error.came} (in the run {one.name})", error.mend) from error
     for loss in {one.settings.loss.model_dump_json(): one.settings.loss for one in plan.runs}.values():
-        data = training.read_data(plan.shared.model_copy(update={"loss": loss}))
+        data = training_data.read_data(plan.shared.model_copy(update={"loss": loss}))
         if plan.chosen_by == "accuracy" and not data.dev_pairs:
             raise DataError(
                 "dev pairs, to choose between losses by accuracy",
@@ -627,13 +621,13 @@ def _count(number: int) -> str:
 
 def _judge(plan: Plan, chosen: Mapping[str, Any], records: Mapping[str, Record], console: Console) -> dict[str, Any]:
     """Score the eval pairs with the runs of the chosen setting: eval.json and pairs.jsonl in each run folder."""
-    from rewardsmith.model import training
+    from rewardsmith.model import training_data
     from rewardsmith.model.reward_model import RewardModel
 
     by_name = {one.name: one for one in plan.runs}
     # Read as a run reads them: pairs that were trained on, or that chose the checkpoint, are no test.
     first = by_name[chosen["runs"][0]].settings
-    data = training.read_data(first.model_copy(update={"eval_data": plan.shared.eval_data}))
+    data = training_data.read_data(first.model_copy(update={"eval_data": plan.shared.eval_data}))
     for note in (note for note in data.notes if note.startswith("warning")):
         _say(console, note)
     documents: dict[str, dict[str, Any]] = {}

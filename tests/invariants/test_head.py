@@ -12,7 +12,7 @@ from rewardsmith.errors import HeadError, ModelError
 from rewardsmith.model.modeling_rewardsmith import ScoreHead
 from rewardsmith.model.network import Batch, build_network, load_network
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.model.training import choose_trained
+from rewardsmith.model.trained_parts import choose_trained
 from tests.conftest import FAMILIES
 
 

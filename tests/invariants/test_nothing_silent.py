@@ -11,7 +11,7 @@ from rewardsmith.data.faults import content_fault, drop_faults
 from rewardsmith.data.schema import Preference
 from rewardsmith.errors import DataError, RowError
 from rewardsmith.evaluation.pairwise import evaluate
-from rewardsmith.model.training import read_data
+from rewardsmith.model.training_data import read_data
 from tests.conftest import real_data
 from tests.fakes import constant, pair
 

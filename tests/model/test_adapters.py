@@ -29,8 +29,8 @@ from rewardsmith.model.network import build_network, load_tokenizer
 from rewardsmith.model.padding import give_pad_token
 from rewardsmith.model.render import Renderer, RenderSpec
 from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.model.trained_parts import choose_trained
 from rewardsmith.model.trainer import PreferenceTrainer
-from rewardsmith.model.training import choose_trained
 
 FAMILIES = ("llama", "gpt2", "bert", "deberta-v2", "modernbert", "distilbert")
 # Families whose folder is of transformers' own class; the other two are of ours.

@@ -15,7 +15,7 @@ from rewardsmith.errors import SettingsError
 from rewardsmith.model.layers import LayerStack, layer_stack, linear_layers, num_frozen_layers
 from rewardsmith.model.network import build_network
 from rewardsmith.model.optimiser import Rates, parameter_groups
-from rewardsmith.model.training import choose_trained
+from rewardsmith.model.trained_parts import choose_trained
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
 PREFIXES = {

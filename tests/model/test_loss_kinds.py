@@ -18,6 +18,7 @@ from rewardsmith.model.artefact import verify
 from rewardsmith.model.losses import LOSSES
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.trainer import PreferenceTrainer
+from rewardsmith.model.training_data import read_data
 
 QUIET = Console(file=io.StringIO())
 
@@ -122,7 +123,7 @@ def test_what_a_loss_learned_has_moved_and_is_in_the_contract(name, keys, run_of
     objective = RewardModel.load(out).contract.objective
     assert objective == {"loss": name} | report["training"]["learned"] and set(objective) == keys | {"loss"}
     settings = TrainSettings(**recipe(tiny("bert"), file_of(f"{name}.jsonl", ROWS[name]), tmp_path, loss=loss(name)))
-    start = LOSSES[name].build(settings.loss, training.read_data(settings).train).learned()
+    start = LOSSES[name].build(settings.loss, read_data(settings).train).learned()
     moving = (keys - {"levels"}).pop()
     steps = np.abs(np.atleast_1d(objective[moving]) - np.atleast_1d(start[moving]))
     # Two steps of Adam at the rate 1e-2, the smallest that such numbers have, move what it sees by about 2e-2.

@@ -13,8 +13,8 @@ import rewardsmith
 from rewardsmith.config import TrainSettings
 from rewardsmith.model.network import build_network
 from rewardsmith.model.optimiser import Rates, parameter_groups
+from rewardsmith.model.trained_parts import choose_trained
 from rewardsmith.model.trainer import PreferenceTrainer
-from rewardsmith.model.training import choose_trained
 
 QUIET = Console(file=io.StringIO())
 BASE, HALF = 8e-3, 0.5

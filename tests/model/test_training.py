@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 
 import rewardsmith
 from rewardsmith.errors import DataError, OutputError, SettingsError, StuckError
-from rewardsmith.model import training
 from rewardsmith.model.artefact import verify
 from rewardsmith.model.precision import choose_precision
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.trainer import complete_checkpoints
+from rewardsmith.model.training_data import read_data
 from tests.conftest import ENCODERS
 
 QUIET = Console(file=io.StringIO())
@@ -465,7 +465,7 @@ def test_a_run_in_progress_is_not_touched(tiny, toy_pairs, tmp_path):
 
 def test_the_dev_part_shares_no_prompt_with_training(tiny, toy_pairs, tmp_path):
     settings = rewardsmith.TrainSettings(**recipe("m", toy_pairs, tmp_path / "o"))
-    data = training.read_data(settings)
+    data = read_data(settings)
     assert not {p.prompt for p in data.train} & {p.prompt for p in data.dev}
     assert len(data.dev) == pytest.approx(0.2 * 48, abs=2)
 

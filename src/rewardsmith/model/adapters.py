@@ -20,6 +20,7 @@ from rewardsmith.model.artefact import difference, golden_scores
 from rewardsmith.model.layers import LayerStack, linear_layers
 from rewardsmith.model.network import Network
 from rewardsmith.model.render import Renderer
+from rewardsmith.scores import Scores
 from rewardsmith.storage import atomic_folder, write_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -138,12 +139,21 @@ def merge(network: Network, renderer: Renderer) -> float:
         setattr(network.model.get_submodule(parent), child, module.get_base_layer())
     del network.model.peft_config
     _, after = golden_scores(network, renderer, batch_tokens=1)
+    return check_merge(before, after)
+
+
+def check_merge(before: Scores, after: Scores) -> float:
+    """The largest |difference| / max(1, |s|) between the scores with an adapter and those after it was merged.
+
+    Raises:
+        ModelError: if it is above 1e-5.
+    """
     worst = difference(before, after)
     if not worst <= _MERGE_TOLERANCE:
         raise ModelError(
-            f"merged scores within {_MERGE_TOLERANCE:g} x max(1, |s|) of the unmerged ones",
+            f"merged scores within {_MERGE_TOLERANCE:g} x max(1, |s|) of those with the adapter",
             f"{worst:.2e}",
-            "This is a fault of peft or of the model class; please report it with the model's name.",
+            "Is the adapter of another base? Otherwise this is a fault of peft or of the model class; please report it.",
         )
     return worst
 
@@ -151,7 +161,8 @@ def merge(network: Network, renderer: Renderer) -> float:
 def save_adapters(network: Network, renderer: Renderer, out: Path, *, base: str, contract: dict[str, Any]) -> None:
     """Write a peft folder: the adapters, the head and the other new modules in full, the tokenizer, and how texts are rendered.
 
-    peft, TRL and `rewardsmith import` load it; `base` is where they look for the base model.
+    peft and `rewardsmith import` load it. `base` is where they look for the base model: a bundled name or a GGUF file only `import` can resolve, and with a path
+    of one machine the base must be named on another.
 
     Args:
         network: with adapters; left as it is.

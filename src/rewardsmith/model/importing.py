@@ -38,8 +38,8 @@ from rewardsmith.config import DEFAULT_TEMPLATE
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import ContractError, HeadError, MissingExtraError, ModelError, OutputError, SettingsError
 from rewardsmith.manifest import package_versions, without_paths
-from rewardsmith.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapters, merge
-from rewardsmith.model.artefact import CONTRACT, WEIGHTS, Contract, difference, golden_scores, save
+from rewardsmith.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_merge, load_adapters, merge
+from rewardsmith.model.artefact import CONTRACT, WEIGHTS, Contract, golden_scores, save
 from rewardsmith.model.modeling_rewardsmith import RewardsmithConfig, RewardsmithForSequenceClassification, ScoreHead
 from rewardsmith.model.network import (
     Network,
@@ -72,7 +72,6 @@ _OUTPUT_LAYERS = ("lm_head", "embed_out", "output_layer")
 _FOREIGN_KEYS = ("value_head_prefix", "mean", "std", "normalize_reward", "auto_map")
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _DEFAULT_MAX_LENGTH = 512
-_MERGE_TOLERANCE = 1e-5
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -751,14 +750,7 @@ def _merge(wrapped: Any, adapted: Network, merged: Network, tokenizer_from: Path
     _, before = golden_scores(adapted, renderer, batch_tokens=1)  # one by one: padding has no part in this
     wrapped.merge_and_unload(safe_merge=True)
     _, after = golden_scores(merged, renderer, batch_tokens=1)
-    worst = difference(before, after)
-    if not worst <= _MERGE_TOLERANCE:
-        raise ModelError(
-            f"merged scores within {_MERGE_TOLERANCE:g} x max(1, |s|) of those with the adapter",
-            f"{worst:.2e}",
-            "Is the adapter of another base? Otherwise this is a fault of peft or of the model class; please report it.",
-        )
-    return worst
+    return check_merge(before, after)
 
 
 _Builder = Callable[[Path, Recognised, str | None, bool], _Built]

@@ -12,8 +12,8 @@ from torch import nn
 from rewardsmith.model.layers import layer_stack
 from rewardsmith.model.network import Network
 
-OBJECTIVE = "objective."
-"""Prefix of what a loss learns beside the network: a threshold, say."""
+OBJECTIVE = "objective"
+"""Name, in the model, of what a loss learns beside the network: a threshold, say."""
 # Such a number starts at most a few units from where it belongs; at the network's rate it would never arrive.
 _OBJECTIVE_RATE = 1e-2
 
@@ -55,7 +55,7 @@ def parameter_groups(network: Network, rates: Rates, decayed: Collection[str]) -
             continue
         decay = rates.weight_decay if name in decayed else 0.0
         rate = rates.base
-        if name.startswith(OBJECTIVE):
+        if name.startswith(f"{OBJECTIVE}."):
             rate, decay = max(_OBJECTIVE_RATE, rate), 0.0
         elif name.startswith(f"{network.head_name}."):
             rate = rates.base if rates.head is None else rates.head

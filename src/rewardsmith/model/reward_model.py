@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rewardsmith.config import ScoringSettings
 from rewardsmith.data.golden import INPUTS
@@ -16,8 +17,8 @@ from rewardsmith.model import artefact
 from rewardsmith.model.attributes import AttributeHeads
 from rewardsmith.model.network import Network, source_folder
 from rewardsmith.model.precision import choose_device
-from rewardsmith.model.render import Renderer
-from rewardsmith.model.scoring import head_outputs, score_tokens
+from rewardsmith.model.render import Renderer, TokenTable
+from rewardsmith.model.scoring import head_outputs
 from rewardsmith.scores import Scores, ScoreTable, checked
 
 
@@ -80,15 +81,7 @@ class RewardModel:
         # Without their bias, which a decoder's head cannot hold: it is added outside.
         self.network.set_head(heads.weight, None if bias is None else torch.zeros_like(heads.bias))
         try:
-            outputs = head_outputs(
-                self.network,
-                table,
-                pad_id=self.renderer.tokenizer.pad_token_id or 0,
-                with_types=self.renderer.uses_types,
-                device=self.device,
-                precision=self.settings.precision,
-                batch_tokens=self.settings.batch_tokens,
-            )
+            outputs = self._outputs(table)
         finally:
             self.network.set_head(weight, bias)
         outputs = outputs + heads.bias.numpy()
@@ -105,15 +98,7 @@ class RewardModel:
     def table(self, pairs: Sequence[Pair]) -> ScoreTable:
         """Scores with what was read and cut of each text; see `ScoreTable`."""
         tokens = self.renderer.encode(pairs)
-        scores = score_tokens(
-            self.network,
-            tokens,
-            pad_id=self.renderer.tokenizer.pad_token_id or 0,
-            with_types=self.renderer.uses_types,
-            device=self.device,
-            precision=self.settings.precision,
-            batch_tokens=self.settings.batch_tokens,
-        )
+        scores = checked(self._outputs(tokens)[:, 0], len(tokens))
         cut = tokens.prompt_cut.astype(np.int64), tokens.answer_cut.astype(np.int64)
         return ScoreTable(
             score=scores,
@@ -124,4 +109,16 @@ class RewardModel:
             answer_cut=cut[1],
             special_strings=tokens.special_strings.astype(np.int64),
             digest=tokens.digests(),
+        )
+
+    def _outputs(self, tokens: TokenTable) -> NDArray[np.float32]:
+        """What the head says of each text, (n, A)."""
+        return head_outputs(
+            self.network,
+            tokens,
+            pad_id=self.renderer.tokenizer.pad_token_id or 0,
+            with_types=self.renderer.uses_types,
+            device=self.device,
+            precision=self.settings.precision,
+            batch_tokens=self.settings.batch_tokens,
         )

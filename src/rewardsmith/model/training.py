@@ -23,16 +23,14 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 from rewardsmith import metrics
 from rewardsmith.config import DEFAULT_TEMPLATE, TrainSettings
 from rewardsmith.data import io
-from rewardsmith.data.examples import Example, Kind, example_fault, examples_of, implied_pairs, together
-from rewardsmith.data.faults import COLLAPSED, EMPTY, OVER_LENGTH, Dropped, drop_faults
-from rewardsmith.data.pairing import equal_rating_pairs
-from rewardsmith.data.prompt_swap import swapped_pairs
-from rewardsmith.data.schema import Group, Preference, prompt_key
-from rewardsmith.data.split import apart, sample_by_prompt, split_by_prompt
+from rewardsmith.data.examples import Example
+from rewardsmith.data.faults import COLLAPSED, OVER_LENGTH
+from rewardsmith.data.schema import prompt_key
+from rewardsmith.data.split import sample_by_prompt
 from rewardsmith.errors import DataError, SettingsError
 from rewardsmith.manifest import FILE_NAME, Manifest
 from rewardsmith.model import artefact
-from rewardsmith.model.adapters import adapted_layers, add_adapters, has_adapters, merge, save_adapters
+from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
 from rewardsmith.model.callbacks import (
     AverageCallback,
@@ -44,7 +42,6 @@ from rewardsmith.model.callbacks import (
 )
 from rewardsmith.model.card import model_card
 from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
-from rewardsmith.model.layers import layer_stack, num_frozen_layers
 from rewardsmith.model.losses import LOSSES, Objective, SquaredError
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import (
@@ -65,8 +62,10 @@ from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, resolve_
 from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
 from rewardsmith.model.scoring import head_outputs, score_tokens
 from rewardsmith.model.token_cache import default_folder
+from rewardsmith.model.trained_parts import choose_trained, prepare_head
 from rewardsmith.model.trainer import PreferenceTrainer
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table, with_twins
+from rewardsmith.model.training_data import TrainingData, is_made, read_data
 from rewardsmith.stats import Estimate, Floats, cluster_codes
 from rewardsmith.storage import write_json, write_text
 
@@ -75,33 +74,8 @@ _TRAIN_SAMPLE = 500
 # A new head that ranks the dev part this well before its first step has seen the labels.
 _LEAK_ACCURACY = 0.95
 _LEAK_PAIRS = 50
+# Examples of the dev part that a loss is shown at once.
 _DEV_PART = 256
-
-
-@dataclass
-class TrainingData:
-    """Everything read and checked before a model is touched.
-
-    Args:
-        train: what is trained on, of the kind that the loss needs.
-        dev: what chooses the checkpoint, of the same kind.
-        eval: pairs that are scored once, at the end.
-        dropped: training examples left out, by reason.
-        facts: counts and hashes of each source.
-        notes: what is to be printed.
-    """
-
-    train: list[Example]
-    dev: list[Example]
-    eval: list[Preference]
-    dropped: Dropped
-    facts: dict[str, Any]
-    notes: list[str]
-
-    @property
-    def dev_pairs(self) -> list[Preference]:
-        """The pairs that the dev part says something about, labelled ties aside."""
-        return [pair for example in self.dev for pair in implied_pairs(example) if not pair.tie]
 
 
 @dataclass
@@ -169,119 +143,6 @@ def _check_swap(settings: TrainSettings) -> None:
         )
 
 
-def read_data(settings: TrainSettings) -> TrainingData:
-    """Read, check and split all data of a run.
-
-    Raises:
-        DataError: (or RowError) at the first fault that stops a run.
-        SettingsError: if the loss does not read what is set.
-    """
-    facts: dict[str, Any] = {}
-    kind = LOSSES[settings.loss.name]
-    everything = _read_examples(settings, settings.data, "data", kind.data, facts)
-    kept, dropped = drop_faults(everything, example_fault)
-    dropped.check(settings.max_dropped_share)
-    dev: list[Example] = []
-    if settings.dev_data:
-        dev = _read_examples(settings, settings.dev_data, "dev_data", kind.data, facts)
-    elif settings.dev_share > 0:
-        kept, dev = split_by_prompt(kept, settings.dev_share, seed=settings.seed)
-    kind.check(settings.loss, kept)
-    dev = together(dev)
-    if dev:
-        kind.check_rows(settings.loss, dev)
-    evaluated = _read_eval(settings, facts)
-    seen = [pair for example in (*together(everything), *dev) for pair in implied_pairs(example)]
-    evaluated, notes = _held_out(evaluated, seen, facts)
-    decided = [one for one in dev if example_fault(one) != EMPTY and (kind.models_ties or not _is_tie(one))]
-    facts["dev_left_out"] = {"ties_or_empty": len(dev) - len(decided)}
-    tests = [pair for pair in evaluated if not pair.tie and example_fault(pair) != EMPTY]
-    for name, found, usable in (("dev", len(dev), decided), ("eval", len(evaluated), tests)):
-        if found and not usable:
-            raise DataError(
-                f"at least one {name} pair with two answers and a winner",
-                f"{found} pairs without",
-                "Check the data.",
-            )
-    kept += _swapped(settings, kept, facts)
-    read_as = [part["read_as"] for part in facts.values() if "read_as" in part]
-    return TrainingData(kept, decided, evaluated, dropped, facts, [*read_as, *notes])
-
-
-def _read_examples(settings: TrainSettings, source: str, name: str, kind: Kind, facts: dict[str, Any]) -> list[Example]:
-    """The examples in one source, with its facts; groups whose answers are all rated alike say nothing to a loss of lists and are left out, counted."""
-    loss = settings.loss
-    reading = io.read(source, skip_bad=settings.skip_bad, allow_negative_margin=loss.allow_negative_margin)
-    examples = examples_of(reading.rows, kind, source, rating=loss.rating, attributes=loss.attributes)
-    told = examples if kind != "lists" else [example for example in examples if implied_pairs(example)]
-    if not told:
-        raise DataError(
-            f"at least one row for a loss of {kind} in {io.source_name(source)}",
-            "lists whose answers are all rated alike" if examples else "none",
-            "Check the data.",
-        )
-    equal = [row for row in reading.rows if isinstance(row, Group)] if kind == "pairs" else []
-    facts[name] = {
-        "source": io.source_name(source),
-        "rows": reading.num_rows,
-        "formats": dict(reading.formats),
-        "read_as": reading.describe(source),
-        "without": reading.without,
-        kind: len(told),
-        "equal_ratings": sum(map(equal_rating_pairs, equal)) + len(examples) - len(told),
-        "skipped_bad": dict(reading.skipped),
-        "skipped_examples": reading.examples,
-        "sha256": io.fingerprint(told),
-    }
-    return told
-
-
-def _read_eval(settings: TrainSettings, facts: dict[str, Any]) -> list[Preference]:
-    """The eval pairs: whatever the loss, a reward model is judged by pairs."""
-    if not settings.eval_data:
-        return []
-    found = _read_examples(settings, settings.eval_data, "eval_data", "pairs", facts)
-    return [example for example in found if isinstance(example, Preference)]
-
-
-def _is_made(example: Example) -> bool:
-    """Whether `prompt_swap` made an example."""
-    return "augmented" in example.metadata
-
-
-def _is_tie(example: Example) -> bool:
-    return isinstance(example, Preference) and example.tie
-
-
-def _swapped(settings: TrainSettings, kept: list[Example], facts: dict[str, Any]) -> list[Example]:
-    """The extra pairs of `prompt_swap`."""
-    swap = settings.prompt_swap
-    pairs = [example for example in kept if isinstance(example, Preference)]
-    if not (swap.off_topic or swap.neutral):
-        return []
-    extra = swapped_pairs(pairs, off_topic=swap.off_topic, neutral=swap.neutral, seed=settings.seed)
-    facts["prompt_swap"] = {"extra_pairs": len(extra), "neutral": sum(pair.tie for pair in extra)}
-    return list(extra)
-
-
-def _held_out(
-    evaluated: list[Preference], seen: Sequence[Preference], facts: dict[str, Any]
-) -> tuple[list[Preference], list[str]]:
-    """The eval pairs that no other part holds, and what is to be said: a pair that was trained on is no test."""
-    clean, leaked = apart(evaluated, seen)
-    if not leaked:
-        return evaluated, []
-    facts["eval_data"]["leaked"] = {"count": len(leaked), "ids": [pair.id for pair in leaked[:20]]}
-    if not clean:
-        return evaluated, [
-            "warning: every eval pair is a training or dev pair; what is reported as eval is no held-out number"
-        ]
-    first = ", ".join(pair.id for pair in leaked[:3])
-    return clean, [
-        f"warning: {len(leaked):,} of {len(evaluated):,} eval pairs are training or dev pairs (first: {first}); they are left out of the eval"
-    ]
-
-
 @contextlib.contextmanager
 def training_run(
     settings: TrainSettings, *, overwrite: bool, command: Sequence[str], console: Console
@@ -320,14 +181,8 @@ def training_run(
             device={"type": device.type, "threads": torch.get_num_threads()},
             **prepared.facts,
         )
-        try:
+        with manifest.until_closed():
             yield _fit(settings, data, prepared, out, manifest, resume_from, console, say)
-        except KeyboardInterrupt:
-            manifest.close("interrupted")
-            raise
-        except BaseException as error:
-            manifest.close("failed", error=f"{type(error).__name__}: {error}"[:500])
-            raise
 
 
 @dataclass
@@ -375,7 +230,7 @@ def _prepare(
             if one is not None:
                 one.labels["rating"] = one.labels["rating"] - offset.numpy()
         notes.append(
-            f"taken off the ratings, for the head has no bias: {', '.join(f'{x:.4g}' for x in offset.tolist())}"
+            f"taken off the ratings, because the head keeps its level: {', '.join(f'{x:.4g}' for x in offset.tolist())}"
         )
     used, unread = columns_in_use(data.train, settings.loss)
     kind = LOSSES[settings.loss.name].data
@@ -454,79 +309,13 @@ def _columns(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items()) or "none"
 
 
-def prepare_head(network: Network, objective: Objective, *, source: str) -> Tensor:
-    """Give the head as many outputs as the loss needs, and a new one a bias that starts where the loss says.
-
-    A head that goes on keeps its level, and so does one of a class without a bias (a decoder of transformers): the level of the ratings is then taken off
-    the ratings themselves.
-
-    Returns:
-        What is to be taken off the ratings, (A,).
-    """
-    head, start = network.head_module, objective.initial_bias()
-    if network.head == "loaded" and objective.num_outputs == 1:
-        return start - _level_of(source, start) if start.any() else start
-    if objective.num_outputs > 1 or start.any():
-        weight = head.weight.detach().expand(objective.num_outputs, -1)
-        network.set_head(weight, None if head.bias is None else start)
-    return start if head.bias is None else torch.zeros_like(start)
-
-
-def _level_of(source: str, start: Tensor) -> Tensor:
-    """The mean score of a reward model that goes on, as far as its contract says: of the ratings it was trained on, or on its sample."""
-    contract = artefact.read_contract(Path(source)) if (Path(source) / artefact.CONTRACT).is_file() else None
-    if contract is None:
-        return torch.zeros_like(start)
-    if "rating_minus_score" in (contract.objective or {}):
-        return start - contract.objective["rating_minus_score"]  # type: ignore[index]
-    mean = contract.normaliser.mean if contract.normaliser is not None else 0.0
-    return torch.full_like(start, mean)
-
-
-def choose_trained(network: Network, settings: TrainSettings, *, pins_level: bool) -> list[str]:
-    """Freeze what is not to be trained and put adapters where they are asked for; returns what was done, for the log.
-
-    A head's bias is trained only where the loss pins the level of the scores: Bradley-Terry cannot see it. Parts that the base model did not have are
-    trained even under a frozen encoder, for they are random.
-
-    Raises:
-        SettingsError: if the layers do not fit the settings.
-    """
-    model, notes = network.model, []
-    stack, frozen_layers = None, 0
-    if isinstance(settings.freeze, int):
-        stack = layer_stack(network)
-        frozen_layers = num_frozen_layers(settings.freeze, stack)
-    for name, parameter in model.named_parameters():
-        new = any(name.startswith(f"{module}.") for module in (network.head_name, *network.new_modules))
-        frozen = settings.freeze == "encoder" or (stack is not None and stack.depth_of(name) <= frozen_layers)
-        parameter.requires_grad = new or not frozen
-    head = network.head_module
-    if head.bias is not None:
-        head.bias.requires_grad = pins_level
-    if stack is not None:
-        notes.append(f"frozen: the embeddings and the first {frozen_layers} of {stack.count} layers")
-    if settings.lora is not None:
-        if settings.freeze == "encoder":
-            raise SettingsError("layers to adapt, for lora", 'freeze = "encoder"', "Remove one of the two.")
-        names = adapted_layers(network, settings.lora, stack=stack, frozen_layers=frozen_layers)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            add_adapters(network, settings.lora, names)
-        kind = "DoRA" if settings.lora.dora else "LoRA"
-        notes.append(f"{kind}: rank {settings.lora.rank} on {len(names)} linear layers; the head in full, in float32")
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in model.parameters())
-    return [*notes, f"trained parameters: {trained:,} of {everything:,} ({trained / everything:.1%})"]
-
-
 def _drop_unlearnable(
     table: ExampleTable, data: TrainingData, spec: RenderSpec, settings: TrainSettings
 ) -> tuple[ExampleTable, list[Example]]:
     """Without the examples that the length policy made unlearnable; they join the count of what was dropped."""
     collapsed = table.collapsed()
     over = table.over_length() if spec.truncation == "drop" else np.zeros(len(table), dtype=bool)
-    made = np.array([_is_made(example) for example in data.train], dtype=bool)
+    made = np.array([is_made(example) for example in data.train], dtype=bool)
     for reason, mask in ((COLLAPSED, collapsed & ~over), (OVER_LENGTH, over)):
         data.dropped.add(reason, [table.ids[i] for i in np.flatnonzero(mask & ~made)])
     data.dropped.check(settings.max_dropped_share)
@@ -561,7 +350,7 @@ def _fit(
     pad_id, with_types = prepared.renderer.tokenizer.pad_token_id or 0, prepared.renderer.uses_types
     arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
     # What the loss learns is a part of the model while it trains: optimiser, checkpoints and devices then know it.
-    network.model.add_module(OBJECTIVE.rstrip("."), prepared.objective)
+    network.model.add_module(OBJECTIVE, prepared.objective)
     network.model.to(prepared.device)
     average = WeightAverage(network.model, settings.ema_decay) if settings.ema_decay else None
 
@@ -623,7 +412,7 @@ def _fit(
     for name, value in objective_facts.items():
         say(f"learned with the loss: {name} = {value}")
     # The same texts whatever the run's seed: runs of several seeds then have comparable normalisers.
-    people = [example for example in data.train if not _is_made(example)]
+    people = [example for example in data.train if not is_made(example)]
     sample = sample_by_prompt(people, min(_TRAIN_SAMPLE, len(people)), seed=0)
     sample_table = example_table(sample, prepared.renderer, settings.loss, cache=None)[0]
     sample_scores = score_tokens(
@@ -723,7 +512,7 @@ def dev_numbers(
 def _take_out_objective(settings: TrainSettings, prepared: _Prepared) -> tuple[dict[str, Any], AttributeHeads | None]:
     """Take what the loss learned out of the model again, and reduce several heads to the one score."""
     network, objective = prepared.network, prepared.objective
-    delattr(network.model, OBJECTIVE.rstrip("."))
+    delattr(network.model, OBJECTIVE)
     facts: dict[str, Any] = dict(objective.learned())
     if prepared.offset.any():
         weights = torch.tensor(list(settings.loss.attributes.values()) or [1.0])
