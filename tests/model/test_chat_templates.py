@@ -12,9 +12,10 @@ from rewardsmith.config import DEFAULT_TEMPLATE
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import ModelError, SettingsError
 from rewardsmith.model.artefact import save
+from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.network import build_network, load_tokenizer
 from rewardsmith.model.padding import give_pad_token
-from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, with_end_token
+from rewardsmith.model.render import Renderer, RenderSpec, with_end_token
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.token_cache import encode_cached
 

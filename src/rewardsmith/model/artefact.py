@@ -25,6 +25,7 @@ from rewardsmith.manifest import package_versions
 from rewardsmith.model import modeling_rewardsmith
 from rewardsmith.model.attributes import FILE_NAME as ATTRIBUTES
 from rewardsmith.model.attributes import AttributeHeads
+from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.network import (
     Network,
     check_vocabulary,
@@ -36,7 +37,7 @@ from rewardsmith.model.network import (
     require_reward_model,
 )
 from rewardsmith.model.precision import choose_device
-from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, resolve_encoding
+from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding
 from rewardsmith.model.scoring import score_tokens
 from rewardsmith.scores import Scores
 from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_text

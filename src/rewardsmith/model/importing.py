@@ -40,6 +40,7 @@ from rewardsmith.errors import ContractError, HeadError, MissingExtraError, Mode
 from rewardsmith.manifest import package_versions, without_paths
 from rewardsmith.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_merge, load_adapters, merge
 from rewardsmith.model.artefact import CONTRACT, WEIGHTS, Contract, golden_scores, save
+from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.modeling_rewardsmith import RewardsmithConfig, RewardsmithForSequenceClassification, ScoreHead
 from rewardsmith.model.network import (
     Network,
@@ -56,7 +57,7 @@ from rewardsmith.model.network import (
 )
 from rewardsmith.model.padding import give_pad_token
 from rewardsmith.model.pooling import choose_pooling, is_decoder
-from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, resolve_encoding
+from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding
 from rewardsmith.storage import refuse_inside
 
 Kind = Literal["sequence_classifier", "openrlhf", "llama_factory", "llama_factory_lora", "lora"]

@@ -7,7 +7,6 @@ segment, at token bounds, and its frame is never cut.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import itertools
@@ -16,15 +15,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, time
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
-import jinja2.ext
-import jinja2.meta
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding as Tokens
@@ -34,13 +29,11 @@ from transformers import PreTrainedTokenizerBase
 from rewardsmith.config import DEFAULT_TEMPLATE, SLOTS, Encoding, Truncation, check_template
 from rewardsmith.data.schema import Message, Pair, Prompt
 from rewardsmith.errors import LengthError, ModelError, SettingsError
+from rewardsmith.model.clock import is_day, with_pinned_clock
 
 # Slots of segments; 0, 1, 2, ... are the turns of the prompt.
 _FRAME, _ANSWER = -1, -2
 _CHUNK = 1024
-# The one way to the clock that transformers gives a chat template, and the first words of a template that we took it from.
-_CLOCK = "strftime_now"
-_PINNED = re.compile(r"\{# date pinned by rewardsmith: (\d{4}-\d\d-\d\d) #\}")
 # Endings that tokenisers treat each in its own way; what stands after all of them stands after every answer.
 _ENDINGS = ("word", "1", ".", "?!", " ", "\n", "\n\n", "#", "\u00e9", "\u4e2d", "\U0001f600")
 _EXCERPT = 60
@@ -71,7 +64,7 @@ class RenderSpec:
 
     def __post_init__(self) -> None:
         """Refuse a date that is none before anything is rendered with it."""
-        if self.date is not None and not _is_day(self.date):
+        if self.date is not None and not is_day(self.date):
             raise SettingsError("a date as YYYY-MM-DD", repr(self.date), "Write it like 2024-07-26.")
 
     def as_dict(self) -> dict[str, Any]:
@@ -231,25 +224,6 @@ def resolve_encoding(
     return "text", "the tokenizer has no chat template"
 
 
-def pinned_date(tokenizer: PreTrainedTokenizerBase, today: date) -> str | None:
-    """The date for a spec that is made today: None where the chat template (if any) does not ask for the clock.
-
-    A template that was pinned before keeps its date: a reward model that goes on must read what it has read.
-
-    >>> pinned_date(tokenizer, datetime.date(2026, 3, 1))  # doctest: +SKIP
-    '2026-03-01'
-
-    Raises:
-        ModelError: if the chat template cannot be parsed.
-    """
-    if not tokenizer.chat_template:
-        return None
-    template = tokenizer.get_chat_template()
-    if pinned := _PINNED.match(template):
-        return pinned[1]
-    return today.isoformat() if _reads_clock(template) else None
-
-
 def with_end_token(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A text template that ends with the tokenizer's end token, so that the last token, where a decoder is read, is the same in every text.
 
@@ -263,83 +237,6 @@ def with_end_token(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
         return template
     token = backend.get_added_tokens_decoder().get(tokenizer.eos_token_id)
     return template + end if token is not None and token.special and token.content == end else template
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}`, with which some templates mark what the assistant wrote; here it only has to parse."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """The statements inside."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _parsed(template: str) -> jinja2.nodes.Template:
-    """A chat template's syntax tree, by the rules under which transformers compiles it."""
-    environment = jinja2.Environment(extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"])
-    try:
-        return environment.parse(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise ModelError(
-            "a chat template that can be parsed",
-            f"{error} in line {error.lineno}",
-            'Mend it, or set encoding = "text".',
-        ) from error
-
-
-def _reads_clock(template: str) -> bool:
-    """Whether a template can ask for the time: the name is looked up and the template does not define it itself."""
-    return _CLOCK in template and _CLOCK in jinja2.meta.find_undeclared_variables(_parsed(template))
-
-
-def _pin(template: str, day: str) -> str:
-    """A template that writes `day` wherever it would write today's date, in every tool that renders it.
-
-    The clock is replaced inside the template, by a macro of its name: what is passed from outside as a function does not reach a template in
-    transformers 5.23, and nothing passed by us would reach a template that another tool renders.
-    """
-    moment = datetime.combine(date.fromisoformat(day), time())
-    words = [node.value for node in _parsed(template).find_all(jinja2.nodes.Const) if isinstance(node.value, str)]
-    codes = sorted({code for word in words for code in re.findall(r"%-?[A-Za-z]", word)})
-    # json's strings are jinja's, too.
-    steps = "".join(f".replace({json.dumps(code)}, {json.dumps(moment.strftime(code))})" for code in codes)
-    # One line, whose end `trim_blocks` takes away: the template below begins as it began.
-    head = f"{{# date pinned by rewardsmith: {day} #}}"
-    return f"{head}{{% macro {_CLOCK}(format) %}}{{{{ format{steps} }}}}{{% endmacro %}}\n{template}"
-
-
-def _with_pinned_clock(tokenizer: PreTrainedTokenizerBase, day: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer, or a copy whose chat template has its date pinned; what is saved with a model is the copy."""
-    template = tokenizer.get_chat_template()
-    if pinned := _PINNED.match(template):
-        if pinned[1] != day:
-            raise ModelError(
-                f"the date {pinned[1]}, to which this chat template is pinned",
-                f"a spec that says {day}",
-                "Take the chat template and the contract of one model folder.",
-            )
-        return tokenizer
-    if not _reads_clock(template):
-        return tokenizer
-    if day is None:
-        raise ModelError(
-            "a pinned date, because this chat template writes today's date into every text",
-            "a spec without one: scores would change from day to day",
-            "Train or import the model again: that pins and stores a date.",
-        )
-    pinned_tokenizer, named = copy.copy(tokenizer), tokenizer.chat_template
-    template = _pin(template, day)
-    pinned_tokenizer.chat_template = {**named, "default": template} if isinstance(named, dict) else template
-    return pinned_tokenizer
 
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
@@ -368,7 +265,7 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: RenderSpec) -> None:
         """Copy the tokenizer's backend twice: one parses special tokens, the other reads them as plain text."""
         if spec.encoding == "chat" and tokenizer.chat_template:
-            tokenizer = _with_pinned_clock(tokenizer, spec.date)
+            tokenizer = with_pinned_clock(tokenizer, spec.date)
         self.tokenizer, self.spec = tokenizer, spec
         serialised = _backend_of(tokenizer).to_str()
         self._parsing, self._plain = Tokenizer.from_str(serialised), Tokenizer.from_str(serialised)

@@ -41,6 +41,7 @@ from rewardsmith.model.callbacks import (
     SelectionCallback,
 )
 from rewardsmith.model.card import model_card
+from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
 from rewardsmith.model.losses import LOSSES, Objective, SquaredError
 from rewardsmith.model.moving_average import WeightAverage
@@ -58,7 +59,7 @@ from rewardsmith.model.optimiser import OBJECTIVE, Rates
 from rewardsmith.model.padding import give_pad_token
 from rewardsmith.model.pooling import reads_left_to_right
 from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
-from rewardsmith.model.render import Renderer, RenderSpec, pinned_date, resolve_encoding, with_end_token
+from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding, with_end_token
 from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
 from rewardsmith.model.scoring import head_outputs, score_tokens
 from rewardsmith.model.token_cache import default_folder

@@ -14,8 +14,9 @@ from rewardsmith.config import Truncation
 from rewardsmith.data.schema import Pair, Preference, prompt_key
 from rewardsmith.data.truncation import Bools, Counts, Cut
 from rewardsmith.model.artefact import CONTRACT, read_contract
+from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.network import load_tokenizer, source_folder
-from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, pinned_date, resolve_encoding
+from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding
 
 # Longer than any text; the renderer then cuts nothing.
 _UNCUT = 1 << 30
