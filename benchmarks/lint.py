@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from rewardsmith import __version__
+from harness import record
 
 EXACT_TARGET, NEAR_TARGET, MEMORY_TARGET, GROWTH_TARGET = 8_000, 1_500, 1.5, 4.4
 PLANTED = 0.01
@@ -47,10 +44,7 @@ def main() -> None:
             rows.append(minhash(large))
         else:
             print("no datasketch to compare with: pip install '.[bench]'", file=sys.stderr)
-    for row in rows:
-        print(json.dumps(row))
-    if asked.out:
-        asked.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    record.publish(rows, asked.out)
 
 
 def write_pairs(path: Path, rows: int) -> int:
@@ -191,22 +185,8 @@ def row(name: str, ratio: float, target: float, ours: Any, same: bool) -> dict[s
         "theirs": None,
         "same_work": same,
         "precision": "exact",
-        "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.system()},
-        "versions": {
-            "python": platform.python_version(),
-            "rewardsmith": __version__,
-            **{name: version(name) for name in PACKAGES if find_spec(name)},
-        },
+        **record.environment(PACKAGES),
     }
-
-
-def processor() -> str:
-    """The processor's name as Linux tells it, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -14,13 +14,9 @@ Legend: `n` examples, `K` answers of each, `F` features, `M` fresh pairs, `L` le
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,7 +29,8 @@ from scipy import special
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from rewardsmith import __version__, stats
+from harness import record
+from rewardsmith import stats
 from rewardsmith.config import LossSettings
 from rewardsmith.data.prompt_swap import swapped_pairs
 from rewardsmith.data.schema import Group, Preference
@@ -832,31 +829,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     rows = study(asked.scenario or list(SCENARIOS), data_sets=asked.data_sets, jobs=asked.jobs)
-    lines = [json.dumps(row | environment()) for row in rows]
-    print("\n".join(lines))
-    if asked.out:
-        asked.out.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions."""
-    return {
-        "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.system()},
-        "versions": {
-            "python": platform.python_version(),
-            "rewardsmith": __version__,
-            **{name: version(name) for name in PACKAGES},
-        },
-    }
-
-
-def processor() -> str:
-    """The processor's name as Linux tells it, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    environment = record.environment(PACKAGES)
+    record.publish([row | environment for row in rows], asked.out)
 
 
 if __name__ == "__main__":

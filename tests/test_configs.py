@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
         ("distilbert", "distilbert", "mean"),
         ("deberta-v3-small", "deberta-v2", "pooler"),
         ("minilm-rmb", "bert", "mean"),
+        ("minilm-frozen", "bert", "mean"),
     ],
 )
 def test_a_recipe_trains_a_tiny_model_of_its_kind(name, family, pooling, tiny, toy_pairs, tmp_path):

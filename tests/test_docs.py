@@ -20,6 +20,9 @@ PAGES = (
     "docs/commands.md",
     "docs/losses.md",
     "docs/sweep.md",
+    "docs/frozen.md",
+    "docs/speed.md",
+    "docs/export.md",
 )
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

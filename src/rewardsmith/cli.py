@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rewardsmith.config import Device, LintSettings, ScoringSettings, TrainSettings, build, merge, read_recipe
+from rewardsmith.config import (
+    Device,
+    ExportSettings,
+    LintSettings,
+    ScoringSettings,
+    TrainSettings,
+    build,
+    merge,
+    read_recipe,
+)
 from rewardsmith.errors import OutputError, RewardsmithError, SettingsError
 from rewardsmith.storage import refuse_inside
 
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 
     from rewardsmith.data.truncation import Cutter
     from rewardsmith.linting.doctor import Judge
+    from rewardsmith.model.artefact import Check
     from rewardsmith.model.reward_model import RewardModel
 
 _INTERRUPTED = 130
@@ -125,11 +135,11 @@ def score(
     from rewardsmith.data.io import source_identity
     from rewardsmith.streaming import score_file
 
-    scorer, settings = _load(model, device, precision, threads, seed)
+    scorer = _load(model, device, precision, threads, seed)
     identity = {
         "model": scorer.contract.files,
         "data": source_identity(data),
-        "precision": settings.precision,
+        "precision": scorer.precision,
         "skip_bad": skip_bad,
     }
     console = _console()
@@ -172,13 +182,12 @@ def evaluate(
     from rewardsmith.evaluation.pairwise import evaluate as judge
     from rewardsmith.evaluation.report import counts_line, evaluation_table
     from rewardsmith.manifest import package_versions
-    from rewardsmith.model.artefact import TOLERANCE, TOLERANCE_BF16
     from rewardsmith.storage import atomic_folder, write_json
 
     reading = io.read(data, skip_bad=skip_bad)
     pairs = io.preferences(reading.rows, data)
     _console().print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
-    scorer, settings = _load(model, device, precision, threads, seed)
+    scorer = _load(model, device, precision, threads, seed)
     columns = by.split(",") if by else None
     found = judge(
         scorer,
@@ -186,7 +195,7 @@ def evaluate(
         by=columns,
         temperature=scorer.contract.temperature,
         seed=seed,
-        swap_tolerance=TOLERANCE if settings.precision == "float32" else TOLERANCE_BF16,
+        swap_tolerance=scorer.tolerance,
     )
     document = {
         "verb": "evaluate",
@@ -224,19 +233,62 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Recompute what a model folder claims: hashes, head, golden ids and scores. Exits 1 with what differs."""
-    from rewardsmith.model.artefact import verify as check
+    from rewardsmith.model import artefact, exported
     from rewardsmith.model.network import source_folder
     from rewardsmith.model.precision import prepare_process
 
     prepare_process(threads=threads, seed=seed)
-    checks = check(source_folder(model), device=device)
+    if exported.is_exported(model):
+        checks = exported.verify(model)
+    else:
+        checks = artefact.verify(source_folder(model), device=device)
     ok = all(one.ok for one in checks)
-    console = _console()
-    for one in checks:
-        worst = "" if one.max_difference is None else f" (max difference {one.max_difference:.1e})"
-        console.print(f"{'ok  ' if one.ok else 'FAIL'}  {one.name}: {one.detail}{worst}", highlight=False, markup=False)
+    _print_checks(checks)
     _finish({"verb": "verify", "ok": ok, "checks": [one.as_dict() for one in checks]}, as_json, "")
     if not ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: str,
+    to: Annotated[Literal["onnx", "openvino", "hf"], typer.Option(help="The program that is to run it.")],
+    out: Annotated[str, typer.Option(help="The folder to make.")],
+    precision: Annotated[
+        Literal["float32", "bf16", "int8"], typer.Option(help="Of the linear layers; the head stays float32.")
+    ] = "float32",
+    data: Annotated[str | None, typer.Option(help="Pairs to compare order and accuracy on.")] = None,
+    min_agreement: Annotated[float, typer.Option(help="Share of pairs that must keep their order.")] = 0.99,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a folder that ONNX Runtime, OpenVINO or plain transformers runs. Exits 1, and writes nothing, where it does not score like the model."""
+    settings = build(
+        ExportSettings,
+        {
+            "model": model,
+            "to": to,
+            "out": out,
+            "precision": precision,
+            "data": data,
+            "min_agreement": min_agreement,
+            "skip_bad": skip_bad,
+        },
+    )
+    from rewardsmith.model.export import comparison_lines, export_model
+    from rewardsmith.model.precision import prepare_process
+
+    prepare_process(threads=threads, seed=seed)
+    done = export_model(settings, overwrite=overwrite, seed=seed)
+    _print_checks(done.checks)
+    console = _console()
+    for line in comparison_lines(done.document):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _finish(done.document, as_json, f"exported to {out}" if done.ok else "refused: nothing was written")
+    if not done.ok:
         raise typer.Exit(1)
 
 
@@ -487,16 +539,23 @@ def demo(
     _finish(document, as_json, line)
 
 
-def _load(
-    model: str, device: Device, precision: str, threads: int | None, seed: int
-) -> tuple[RewardModel, ScoringSettings]:
-    """The scorer of a MODEL argument and the settings it runs under."""
+def _load(model: str, device: Device, precision: str, threads: int | None, seed: int) -> RewardModel:
+    """The scorer of a MODEL argument."""
     settings = build(ScoringSettings, {"device": device, "precision": precision})
     from rewardsmith.model.precision import prepare_process
     from rewardsmith.model.reward_model import RewardModel
 
     prepare_process(threads=threads, seed=seed)
-    return RewardModel.load(model, settings), settings
+    return RewardModel.load(model, settings)
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    """One line a check, on stderr."""
+    console = _console()
+    for one in checks:
+        worst = "" if one.max_difference is None else f" (max difference {one.max_difference:.1e})"
+        line = f"{'ok  ' if one.ok else 'FAIL'}  {one.name}: {one.detail}{worst}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _named_file(text: str) -> tuple[str, str]:
@@ -533,11 +592,12 @@ def _cutter(model: str, max_length: int, truncation: Literal["keep_answer", "rig
 def _judge(model: str, device: Device, threads: int | None, seed: int) -> Judge:
     """What judges labels: a reward model by its own scores, any other model by a linear model on its frozen features."""
     from rewardsmith.linting.judges import FeatureJudge, ScorerJudge
+    from rewardsmith.model.exported import is_exported
     from rewardsmith.model.features import FrozenEncoder
     from rewardsmith.model.network import is_reward_model, read_config, source_folder
 
-    if is_reward_model(read_config(source_folder(model))):
-        return ScorerJudge(Path(model).name, _load(model, device, "float32", threads, seed)[0])
+    if is_exported(model) or is_reward_model(read_config(source_folder(model))):
+        return ScorerJudge(Path(model).name, _load(model, device, "float32", threads, seed))
     from rewardsmith.model.precision import prepare_process
 
     prepare_process(threads=threads, seed=seed)

@@ -21,6 +21,8 @@ Encoding = Literal["auto", "text", "chat", "pair"]
 Pooling = Literal["auto", "pooler", "cls", "mean", "last", "native"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Batching = Literal["auto", "packed", "padded"]
+SharePrompts = Literal["auto"] | bool
 
 
 class _Settings(BaseModel):
@@ -97,6 +99,25 @@ class PromptSwapSettings(_Settings):
     """Extra pairs a training pair: two answers to other prompts, labelled as a tie."""
 
 
+class HeadSettings(_Settings):
+    """How the head over a frozen encoder is found, and how sure it is (`freeze = "encoder"`; docs/frozen.md)."""
+
+    solver: Literal["adamw", "lbfgs"] = "adamw"
+    """`adamw` takes steps like any training; `lbfgs` finds the one head that minimises the loss with an L2 penalty (bradley_terry, vote_share)."""
+    l2: Literal["cv"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "cv"
+    """lbfgs: the strength of the penalty, in units that do not depend on the size of the features; "cv" chooses it by cross-validation over prompts."""
+    folds: int = Field(default=5, ge=2, le=50)
+    """lbfgs: parts of whole prompts for the cross-validation."""
+    resamples: int = Field(default=0, ge=0, le=10_000)
+    """lbfgs: heads on data drawn again by prompt, whose spread is reported; 0 for none, 100 is enough."""
+
+    @model_validator(mode="after")
+    def _a_spread_needs_two(self) -> HeadSettings:
+        if self.resamples == 1:
+            raise ValueError("resamples is 0 or at least 2: one head has no spread")
+        return self
+
+
 class TrainSettings(_Settings):
     """Everything `rewardsmith train` can be told: the root keys of a recipe."""
 
@@ -124,6 +145,8 @@ class TrainSettings(_Settings):
     """A table, or only the loss's name."""
     freeze: Literal["none", "encoder"] | int = "none"
     """`encoder` trains the head alone; n freezes the embeddings and the first n layers, -k all but the last k."""
+    head: HeadSettings = HeadSettings()
+    """How the head is found where it alone is trained."""
     lora: LoraSettings | None = None
     """A table, or `true` for its defaults: train low-rank adapters in place of the weights of the layers that are not frozen."""
     head_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -144,6 +167,12 @@ class TrainSettings(_Settings):
     """Of the head, the splits and the order of the pairs."""
     batch_size: int = Field(default=16, ge=1)
     """Pairs an optimiser step."""
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens of one forward and backward pass: a step of more tokens is taken in parts that are summed, which changes its memory and not its result."""
+    batching: Batching = "auto"
+    """`packed`: texts end to end without padding; `padded`: as every model of transformers takes them; `auto`: packed where that is exact and faster."""
+    share_prompts: SharePrompts = "auto"
+    """Decoders: answers to one prompt read it once; `auto`: where batches are packed."""
     learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
     """AdamW's peak learning rate."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
@@ -157,7 +186,7 @@ class TrainSettings(_Settings):
     skip_bad: bool = False
     """Count malformed rows instead of stopping at the first."""
     cache: bool = True
-    """Keep token ids on disk between runs."""
+    """Keep token ids, and the features of a frozen encoder, on disk between runs."""
     device: Device = "auto"
     """Where to train."""
     threads: int | None = Field(default=None, ge=1)
@@ -247,8 +276,47 @@ class ScoringSettings(_Settings):
     """Where to run."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 is recorded with the result."""
-    batch_tokens: int = Field(default=8192, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
     """Tokens of one forward pass, padding included."""
+    batching: Batching = "auto"
+    """`packed`: texts end to end without padding; `padded`: as every model of transformers takes them; `auto`: packed where that is exact and faster."""
+    share_prompts: SharePrompts = "auto"
+    """Decoders: texts that begin alike read their beginning once; `auto`: where batches are packed."""
+
+
+class ExportSettings(_Settings):
+    """What `rewardsmith export` can be told."""
+
+    model: str
+    """A model folder or a run folder."""
+    to: Literal["onnx", "openvino", "hf"]
+    """The program that is to run it; `hf` is a plain checkpoint of transformers."""
+    out: str
+    """The folder to make."""
+    precision: Literal["float32", "bf16", "int8"] = "float32"
+    """Of the linear layers; the head is float32 in all."""
+    data: str | None = None
+    """Preference pairs on which order and accuracy are compared with the model's own."""
+    min_agreement: float = Field(default=0.99, gt=0, le=1)
+    """Share of pairs that the export must put in the order of the model's own scores, on the golden inputs and on `data`."""
+    skip_bad: bool = False
+    """Count malformed rows of `data` instead of stopping at the first."""
+
+    @model_validator(mode="after")
+    def _precision_brings_something(self) -> ExportSettings:
+        if self.to == "onnx" and self.precision == "bf16":
+            raise ValueError(
+                "onnx has no bf16 here: ONNX Runtime computes it on no processor; take to = openvino, or float32 or int8"
+            )
+        if self.to == "hf" and self.precision != "float32":
+            raise ValueError(
+                "hf is float32: transformers loads a checkpoint in one format, and the head must not lose digits"
+            )
+        if self.to == "hf" and self.data is not None:
+            raise ValueError(
+                "data has nothing to show for hf: the same weights are run by the same program; leave it out"
+            )
+        return self
 
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)

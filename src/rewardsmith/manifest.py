@@ -33,6 +33,9 @@ _PACKAGES = (
     "scipy",
     "scikit-learn",
     "pydantic",
+    "peft",
+    "onnxruntime",
+    "openvino",
 )
 Outcome = Literal["running", "finished", "failed", "interrupted"]
 

@@ -29,7 +29,6 @@ RECIPE: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 16,
     "dev_share": 0.1,
-    "trainer": {"gradient_accumulation_steps": 2},
 }
 
 

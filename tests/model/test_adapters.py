@@ -61,7 +61,7 @@ def disturb(network):
 
 
 def one_by_one(network, renderer):
-    return golden_scores(network, renderer, batch_tokens=1)[1]
+    return golden_scores(network, renderer, one_by_one=True)[1]
 
 
 def far_apart(one, other):
@@ -252,7 +252,7 @@ def test_a_run_leaves_a_merged_model_and_an_adapter(family, trained_run):
     out, unmerged = trained_run(family)
     assert all(check.ok for check in verify(str(out / "model")))
     model = RewardModel.load(out)
-    assert far_apart(unmerged, golden_scores(model.network, model.renderer, batch_tokens=1)[1]) <= 1e-5
+    assert far_apart(unmerged, golden_scores(model.network, model.renderer, one_by_one=True)[1]) <= 1e-5
     names = set(load_file(out / "model" / "model.safetensors"))
     assert not [name for name in names if "lora_" in name or "base_layer" in name]
     assert not (out / "model" / "adapter_config.json").exists()
@@ -298,7 +298,7 @@ LOADER = """
         give_pad_token(network, tokenizer)
         load_adapters(network, Path(adapter))
         renderer = Renderer(tokenizer, spec)
-        scores[family] = {"ours": golden_scores(network, renderer, batch_tokens=1)[1].tolist()}
+        scores[family] = {"ours": golden_scores(network, renderer, one_by_one=True)[1].tolist()}
         if native:
             plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
             plain = peft.PeftModel.from_pretrained(plain, adapter).eval()

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import ContractError, ModelError
 from rewardsmith.model.artefact import save, verify
-from rewardsmith.model.network import Batch, build_network, check_vocabulary, load_tokenizer
+from rewardsmith.model.batching import Batch
+from rewardsmith.model.network import build_network, check_vocabulary, load_tokenizer
 from rewardsmith.model.padding import give_pad_token
 from rewardsmith.model.render import Renderer, RenderSpec, with_end_token
 from rewardsmith.model.reward_model import RewardModel

@@ -8,15 +8,16 @@ import torch
 
 from rewardsmith.config import LossSettings
 from rewardsmith.data.schema import Group, Preference
+from rewardsmith.model.batching_choice import PADDED, BatchingChoice
 from rewardsmith.model.examples import (
     ExampleCollator,
     ExampleRows,
     ExampleTable,
     columns_in_use,
     example_table,
-    labels_of_batch,
 )
 from rewardsmith.model.network import load_tokenizer
+from rewardsmith.model.packing import PackedBatch
 from rewardsmith.model.render import Renderer, RenderSpec, TokenTable
 
 
@@ -150,28 +151,69 @@ def test_attributes_are_columns_and_unknown_ones_are_nan(renderer):
     assert table.better.tolist() == []  # no order is known where an attribute is not
 
 
-def test_a_batch_holds_its_answers_in_the_order_of_its_examples(renderer):
+PACKED = BatchingChoice(True, False, "as set")
+SHARED = BatchingChoice(True, True, "as set")
+
+
+def collator(table, batching=PADDED, *, with_types=False, batch_tokens=10_000):
+    return ExampleCollator(table, 0, with_types, batching, batch_tokens)
+
+
+def texts_of_part(part):
+    """The ids of the N answers of a part, in their order."""
+    texts = {}
+    for batch, places in part.batches:
+        if isinstance(batch, PackedBatch):
+            ids = [batch.input_ids[0, at[mask == 1]] for at, mask in zip(batch.tokens, batch.mask, strict=True)]
+        else:
+            ids = [row[mask == 1] for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+        texts |= {int(place): row.tolist() for place, row in zip(places, ids, strict=True)}
+    return [texts[place] for place in sorted(texts)]
+
+
+@pytest.mark.parametrize("batching", [PADDED, PACKED, SHARED])
+def test_a_batch_holds_its_answers_in_the_order_of_its_examples(renderer, batching):
     examples = [pair(0, margin=1.0), pair(1, margin=3.0), pair(2, margin=5.0, tie=True)]
     table = built(examples, renderer)
     rows = [ExampleRows(table)[i] for i in (2, 0)]
-    batch = ExampleCollator(table, pad_id=0, with_types=False)(rows)
-    texts = [ids[mask == 1].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    assert texts == [table.tokens.row(i).tolist() for i in (4, 5, 0, 1)]
-    assert batch["rows"].tolist() == [2, 0] and batch["sizes"].tolist() == [2, 2]
-    assert batch["margin"].tolist() == [5, 1] and batch["better"].tolist() == [[2, 3]]
-    assert batch["tie"].tolist() == [True, False]
-    assert "token_type_ids" not in batch and "votes" not in batch
-    labels = labels_of_batch(batch)
-    assert torch.equal(labels.margin, batch["margin"]) and labels.rating is None
+    (part,) = collator(table, batching)(rows)["parts"]
+    assert texts_of_part(part) == [table.tokens.row(i).tolist() for i in (4, 5, 0, 1)]
+    assert part.rows.tolist() == [2, 0] and part.labels.sizes.tolist() == [2, 2] and part.weight == 1
+    assert part.labels.margin.tolist() == [5, 1] and part.better.tolist() == [[2, 3]]
+    assert part.labels.tie.tolist() == [True, False]
+    assert part.labels.votes is None and part.labels.rating is None
+    assert all(batch.token_type_ids is None for batch, _ in part.batches)
 
 
 def test_a_batch_of_lists_of_unlike_size(renderer):
     lists = [Group(str(k), "q", tuple("abcd"[:k]), "ranked") for k in (4, 2, 3)]
     table = built(lists, renderer, name="plackett_luce")
-    batch = ExampleCollator(table, pad_id=0, with_types=True)([2, 1])
-    assert batch["sizes"].tolist() == [3, 2] and len(batch["input_ids"]) == len(batch["token_type_ids"]) == 5
-    assert labels_of_batch(batch).rating[:, 0].tolist() == [3, 2, 1, 2, 1]
-    assert sorted(batch["better"].tolist()) == [[0, 1], [0, 2], [1, 2], [3, 4]]
+    (part,) = collator(table, with_types=True)([2, 1])["parts"]
+    assert part.labels.sizes.tolist() == [3, 2] and len(texts_of_part(part)) == 5
+    assert part.labels.rating[:, 0].tolist() == [3, 2, 1, 2, 1]
+    assert sorted(part.better.tolist()) == [[0, 1], [0, 2], [1, 2], [3, 4]]
+    assert part.batches[0][0].token_type_ids is not None
+
+
+def test_a_batch_over_its_budget_comes_in_parts_that_hold_whole_examples(renderer):
+    table = built([pair(i) for i in range(5)], renderer)
+    cost = table.costs(share=False)
+    parts = collator(table, PACKED, batch_tokens=int(cost[:2].sum()))(range(5))["parts"]
+    assert [part.rows.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
+    assert [part.weight for part in parts] == [0.4, 0.4, 0.2]
+    assert sum(part.num_tokens for part in parts) == cost.sum()
+    assert [part.num_tokens for part in collator(table, PACKED, batch_tokens=1)([3, 1])["parts"]] == cost[
+        [3, 1]
+    ].tolist()
+
+
+def test_what_answers_begin_with_alike_is_counted_once(renderer):
+    table = built([Preference("0", "a long question about nothing in particular", "yes indeed", "no")], renderer)
+    one, other = table.tokens.row(0).tolist(), table.tokens.row(1).tolist()
+    common = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    assert common >= 8, "too short a beginning to be shared"
+    assert table.costs(share=False).tolist() == [len(one) + len(other)]
+    assert table.costs(share=True).tolist() == [len(one) + len(other) - common]
 
 
 def test_label_columns_that_a_loss_does_not_read_are_reported():

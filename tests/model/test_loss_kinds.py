@@ -170,7 +170,7 @@ def test_ratings_go_on_from_the_level_that_a_reward_model_has(tiny, file_of, tmp
     rewardsmith.train(first, console=QUIET)
     more = recipe(str(tmp_path / "first"), data, tmp_path / "second", loss="regression")
     report = rewardsmith.train(more, console=QUIET)
-    assert report["dev_points"][0]["log_loss"] < 2  # ratings of 8 against scores near 0 would be 64
+    assert report["dev_points"][0]["log_loss"] < 4  # ratings of 8 against scores near 0 would be 64
     before, after = (RewardModel.load(tmp_path / name).contract.objective for name in ("first", "second"))
     assert before["rating_minus_score"] == pytest.approx(after["rating_minus_score"])
 

@@ -93,7 +93,7 @@ def test_an_end_token_inside_the_text_is_read_past(tiny):
     folder = tiny("gpt2")
     network, tokenizer = build_network(folder, pooling="auto", seed=0, dropout=False), load_tokenizer(folder)
     assert give_pad_token(network, tokenizer) and give_pad_token(network, tokenizer) is None
-    from rewardsmith.model.network import Batch
+    from rewardsmith.model.batching import Batch
 
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     rows = [[5, 6, end, 7, 8], [5, 6, end, 9, 10, 11], [5, 6, end, 12, end]]

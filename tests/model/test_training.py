@@ -341,8 +341,8 @@ def test_a_model_that_sees_no_difference_is_stopped(tiny, toy_pairs, tmp_path, m
 
     original = Network.outputs
 
-    def pools_nothing(self, batch, model=None):
-        outputs = original(self, batch, model)
+    def pools_nothing(self, batch):
+        outputs = original(self, batch)
         return outputs[0::2].repeat_interleave(2, dim=0) if self.model.training else outputs
 
     monkeypatch.setattr(Network, "outputs", pools_nothing)
@@ -498,12 +498,12 @@ def test_steps_run_in_the_precision_that_is_said_and_reported_scores_in_float32(
 
     original, seen = Network.outputs, set()
 
-    def watched(self, batch, model=None):
+    def watched(self, batch):
         layers = [m for n, m in self.model.named_modules() if n.endswith(("q_proj", "c_attn", "query"))]
         training = self.model.training
         handle = layers[0].register_forward_hook(lambda module, inputs, output: seen.add((training, output.dtype)))
         try:
-            return original(self, batch, model)
+            return original(self, batch)
         finally:
             handle.remove()
 

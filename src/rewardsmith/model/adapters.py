@@ -132,13 +132,13 @@ def merge(network: Network, renderer: Renderer) -> float:
     Raises:
         ModelError: if it is above 1e-5: then the network is broken, and nothing may be saved from it.
     """
-    _, before = golden_scores(network, renderer, batch_tokens=1)  # one by one: padding has no part in this
+    _, before = golden_scores(network, renderer, one_by_one=True)  # padding has no part in this
     for name, module in _adapted(network):
         module.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(network.model.get_submodule(parent), child, module.get_base_layer())
     del network.model.peft_config
-    _, after = golden_scores(network, renderer, batch_tokens=1)
+    _, after = golden_scores(network, renderer, one_by_one=True)
     return check_merge(before, after)
 
 

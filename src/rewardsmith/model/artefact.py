@@ -25,6 +25,7 @@ from rewardsmith.manifest import package_versions
 from rewardsmith.model import modeling_rewardsmith
 from rewardsmith.model.attributes import FILE_NAME as ATTRIBUTES
 from rewardsmith.model.attributes import AttributeHeads
+from rewardsmith.model.batching_choice import PADDED
 from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.network import (
     Network,
@@ -37,8 +38,8 @@ from rewardsmith.model.network import (
     require_reward_model,
 )
 from rewardsmith.model.precision import choose_device
-from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding
-from rewardsmith.model.scoring import score_tokens
+from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding
+from rewardsmith.model.scoring import BATCH_TOKENS, score_tokens
 from rewardsmith.scores import Scores
 from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_text
 
@@ -80,6 +81,7 @@ class Contract:
         objective: the loss that was trained, what it learned beside the network, and its attributes; None where that is not known.
         files: SHA-256 by file name.
         saved_with: versions and platform, to choose the tolerance of `verify`.
+        backend: of an exported model, the program that runs it, its precision and the bounds that it kept; None for torch (see `exported`).
         format_version: of this document.
     """
 
@@ -94,6 +96,7 @@ class Contract:
     end_tokens: list[int] | None = None
     files: dict[str, str] = field(default_factory=dict)
     saved_with: dict[str, str] = field(default_factory=dict)
+    backend: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,7 +141,8 @@ def _render_hash(spec: RenderSpec) -> str:
     return text_sha256(json.dumps(spec.as_dict(), sort_keys=True))
 
 
-def _saved_with(device: torch.device) -> dict[str, str]:
+def saved_with(device: torch.device) -> dict[str, str]:
+    """Versions and place of a save, for the contract."""
     versions = package_versions()
     capability = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     place = {"device": device.type, "cpu": capability}
@@ -169,13 +173,21 @@ class Check:
         return asdict(self)
 
 
-def golden_scores(
-    network: Network, renderer: Renderer, inputs: Sequence[Pair] = INPUTS, *, batch_tokens: int = 8192
-) -> tuple[list[str], Scores]:
-    """(hash of the ids, float32 score) of each golden input, on the CPU or wherever the model is."""
+def golden_table(renderer: Renderer, inputs: Sequence[Pair] = INPUTS) -> TokenTable:
+    """The ids of golden inputs."""
     if renderer.spec.truncation == "error":  # of the user's texts; ours are longer than some limits
         renderer = Renderer(renderer.tokenizer, replace(renderer.spec, truncation="keep_answer"))
-    table = renderer.encode(inputs)
+    return renderer.encode(inputs)
+
+
+def golden_scores(
+    network: Network, renderer: Renderer, inputs: Sequence[Pair] = INPUTS, *, one_by_one: bool = False
+) -> tuple[list[str], Scores]:
+    """(hash of the ids, float32 score) of each golden input, on the CPU or wherever the model is.
+
+    `one_by_one`: each text alone, through the model's own attention: how the scores of a batch are held to be those of its texts.
+    """
+    table = golden_table(renderer, inputs)
     device = next(network.model.parameters()).device
     scores = score_tokens(
         network,
@@ -183,7 +195,8 @@ def golden_scores(
         pad_id=renderer.tokenizer.pad_token_id or 0,
         with_types=renderer.uses_types,
         device=device,
-        batch_tokens=batch_tokens,
+        batching=PADDED if one_by_one else None,
+        batch_tokens=1 if one_by_one else BATCH_TOKENS,
     )
     return [f"{digest:016x}" for digest in table.digests()], scores
 
@@ -219,7 +232,7 @@ def save(
     """
     with atomic_folder(out) as folder:
         try:
-            _write_checkpoint(network, renderer.tokenizer, folder)
+            write_checkpoint(network, renderer.tokenizer, folder)
         except SafetensorError as error:
             raise OutputError(
                 f"room to write {WEIGHTS}", f"{error}", "Free some disk space; nothing half-written was left behind."
@@ -242,7 +255,7 @@ def save(
             objective=objective,
             end_tokens=list(renderer.end_tokens),
             files={name: file_sha256(folder / name) for name in _HASHED if (folder / name).exists()},
-            saved_with=_saved_with(device),
+            saved_with=saved_with(device),
         )
         write_json(folder / CONTRACT, contract.as_dict())
         ids, scores = golden_scores(network, renderer)
@@ -258,8 +271,8 @@ def save(
     return contract
 
 
-def _write_checkpoint(network: Network, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The Hugging Face side. Three keys keep other tools from squashing the score; dropout values in the config stay what they were."""
+def write_checkpoint(network: Network, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The Hugging Face side of a model folder. Three keys keep other tools from squashing the score; dropout values in the config stay what they were."""
     model = network.model
     kept, model.config = model.config, copy.deepcopy(model.config)
     try:
@@ -317,24 +330,11 @@ def load(folder: str) -> Loaded:
     path = Path(folder)
     if path.is_dir() and (path / CONTRACT).is_file():
         contract = read_contract(path)
-        _check_files(path, contract, names=_CHECKED_AT_LOAD)
+        check_files(path, contract, names=_CHECKED_AT_LOAD)
         _check_head_key(path, contract)
         network, tokenizer = load_network(folder), load_tokenizer(folder)
         renderer = Renderer(tokenizer, contract.render)
-        rule = renderer.rule
-        found = {"prefix": list(rule.prefix), "middle": list(rule.middle), "suffix": list(rule.suffix)}
-        if found != contract.special_tokens:
-            raise ContractError(
-                f"the special tokens {contract.special_tokens}",
-                f"{found}",
-                "The tokenizer is not the one saved with it.",
-            )
-        if contract.end_tokens is not None and contract.end_tokens != list(renderer.end_tokens):
-            raise ContractError(
-                f"texts that end with the tokens {contract.end_tokens}",
-                f"{list(renderer.end_tokens)}",
-                "The tokenizer or its chat template is not the one saved with it.",
-            )
+        check_renderer(renderer, contract)
         if network.pooling != contract.pooling:
             raise ContractError(
                 f"pooling {contract.pooling!r}", f"a class that does {network.pooling!r}", "Restore config.json."
@@ -346,6 +346,28 @@ def load(folder: str) -> Loaded:
     network.model.eval()
     declared = (contract.objective or {}).get("attributes")
     return Loaded(network, renderer, contract, AttributeHeads.load(path, declared) if declared else None)
+
+
+def check_renderer(renderer: Renderer, contract: Contract) -> None:
+    """Refuse a tokenizer that does not frame texts as the contract says.
+
+    Raises:
+        ContractError: naming the tokens.
+    """
+    rule = renderer.rule
+    found = {"prefix": list(rule.prefix), "middle": list(rule.middle), "suffix": list(rule.suffix)}
+    if found != contract.special_tokens:
+        raise ContractError(
+            f"the special tokens {contract.special_tokens}",
+            f"{found}",
+            "The tokenizer is not the one saved with it.",
+        )
+    if contract.end_tokens is not None and contract.end_tokens != list(renderer.end_tokens):
+        raise ContractError(
+            f"texts that end with the tokens {contract.end_tokens}",
+            f"{list(renderer.end_tokens)}",
+            "The tokenizer or its chat template is not the one saved with it.",
+        )
 
 
 def read_contract(path: Path) -> Contract:
@@ -361,7 +383,12 @@ def read_contract(path: Path) -> Contract:
     return Contract.from_dict(document, path.name)
 
 
-def _check_files(path: Path, contract: Contract, *, names: tuple[str, ...]) -> None:
+def check_files(path: Path, contract: Contract, *, names: tuple[str, ...]) -> None:
+    """Refuse a folder of which one of the named files is not the one that the contract knows.
+
+    Raises:
+        ContractError: naming the file.
+    """
     for name in names:
         if name not in contract.files:
             continue
@@ -464,7 +491,7 @@ def verify(folder: str, *, device: Device = "cpu") -> list[Check]:
     wrong = [i for i, promised in enumerate(promised_ids) if promised != ids[i]]
     detail = "all equal" if not wrong else f"rows {wrong} of {GOLDEN} differ"
     checks.append(Check("golden ids", not wrong, detail))
-    same = contract.saved_with == _saved_with(place)
+    same = contract.saved_with == saved_with(place)
     tolerance = TOLERANCE if same else TOLERANCE_ACROSS
     worst = difference(saved, scores)
     where = "same machine and versions" if same else "other machine or versions"
@@ -473,7 +500,7 @@ def verify(folder: str, *, device: Device = "cpu") -> list[Check]:
     if worst > tolerance:
         detail += f"; worst at row {worst_row}: saved {saved[worst_row]:.6f}, found {scores[worst_row]:.6f}"
     checks.append(Check("golden scores", worst <= tolerance, detail, worst))
-    _, one_by_one = golden_scores(loaded.network, loaded.renderer, inputs, batch_tokens=1)
+    _, one_by_one = golden_scores(loaded.network, loaded.renderer, inputs, one_by_one=True)
     alone = difference(scores, one_by_one)
     checks.append(Check("batch size", alone <= TOLERANCE, "batched against one by one", alone))
     return checks

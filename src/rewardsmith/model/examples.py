@@ -18,8 +18,10 @@ from torch.utils.data import Dataset
 from rewardsmith.config import LossSettings
 from rewardsmith.data.examples import Example
 from rewardsmith.data.schema import Group, Pair, Preference
-from rewardsmith.model.batching import collate
+from rewardsmith.model.batching import Batch, collate, like_lengths, runs_within
+from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.losses import LOSSES, Labels, attribute_ratings
+from rewardsmith.model.packing import PackedBatch, pack, tokens_read
 from rewardsmith.model.render import Renderer, TokenTable
 from rewardsmith.model.token_cache import encode_cached
 
@@ -57,6 +59,19 @@ class ExampleTable:
     def longest(self) -> NDArray[np.int64]:
         """Tokens of the longest answer of each example, int64 (n,)."""
         return np.maximum.reduceat(self.tokens.lengths, self.starts[:-1])
+
+    def costs(self, *, share: bool) -> NDArray[np.int64]:
+        """Tokens that each example costs, int64 (n,): those of its answers, what they begin with alike counted once if it is shared."""
+        return self._shared_costs if share else self._own_costs
+
+    @cached_property
+    def _own_costs(self) -> NDArray[np.int64]:
+        return np.add.reduceat(self.tokens.lengths, self.starts[:-1])
+
+    @cached_property
+    def _shared_costs(self) -> NDArray[np.int64]:
+        examples = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return np.array([tokens_read([self.tokens.row(i) for i in range(a, b)]) for a, b in examples], dtype=np.int64)
 
     def answers_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The places of the answers of some examples, in their order."""
@@ -221,30 +236,85 @@ class ExampleRows(Dataset[int]):
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some examples of a batch: what one forward and backward pass is about.
+
+    Args:
+        batches: texts that go through the network together, (batch, the places of its texts among the N answers).
+        labels: of the B examples.
+        better: comparisons inside them, (m, 2), by place among the N answers; the better one first.
+        rows: of the examples in their table, (B,).
+        weight: the share of the batch's examples that are here.
+        num_tokens: that are read, padding not counted.
+    """
+
+    batches: list[tuple[Batch | PackedBatch, Tensor]]
+    labels: Labels
+    better: Tensor
+    rows: Tensor
+    weight: float
+    num_tokens: int
+
+    def in_order(self, outputs: list[Tensor]) -> Tensor:
+        """What the network says of each batch, as one (N, A) in the order of the answers."""
+        return torch.cat(outputs)[torch.argsort(torch.cat([places for _, places in self.batches]))]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Part:
+        """The part on a device."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        labels = {name: value if value is None else moved(value) for name, value in vars(self.labels).items()}
+        batches = [(batch.to(device), moved(places)) for batch, places in self.batches]
+        return replace(self, batches=batches, labels=Labels(**labels), better=moved(self.better), rows=moved(self.rows))
+
+
+@dataclass(frozen=True)
 class ExampleCollator:
-    """Row numbers -> one right-padded batch of the examples' N answers, with the labels of the B examples and the comparisons inside them."""
+    """Row numbers -> the batch of these examples, in parts of at most `batch_tokens` tokens (one example at least).
+
+    Args:
+        table: the examples.
+        pad_id: the filler of padding, never looked at.
+        with_types: whether batches carry token types.
+        batching: how texts are batched.
+        batch_tokens: of one part.
+    """
 
     table: ExampleTable
     pad_id: int
     with_types: bool
+    batching: BatchingChoice
+    batch_tokens: int
 
-    def __call__(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The batch as a flat dictionary, which the Trainer moves to its device."""
+    def __call__(self, rows: Sequence[int]) -> dict[str, list[Part]]:
+        """The batch, whose parts the Trainer moves to its device."""
         at = np.asarray(rows, dtype=np.int64)
-        batch = collate(self.table.tokens, self.table.answers_of(at), pad_id=self.pad_id, with_types=self.with_types)
-        labels = {name: value for name, value in vars(self.table.labels_of(at)).items() if value is not None}
-        return {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            **({} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}),
-            **labels,
-            "better": torch.from_numpy(self.table.comparisons_of(at)),
-            "rows": torch.from_numpy(at),
-        }
+        runs = runs_within(self.table.costs(share=self.batching.share)[at], self.batch_tokens)
+        return {"parts": [self.part(at[run], weight=len(at[run]) / len(at)) for run in runs]}
 
+    def part(self, rows: NDArray[np.int64], *, weight: float = 1.0) -> Part:
+        """Some examples as one part."""
+        answers = self.table.answers_of(rows)
+        return Part(
+            batches=self._batches(answers),
+            labels=self.table.labels_of(rows),
+            better=torch.from_numpy(self.table.comparisons_of(rows)),
+            rows=torch.from_numpy(rows),
+            weight=weight,
+            num_tokens=int(self.table.costs(share=self.batching.share)[rows].sum()),
+        )
 
-def labels_of_batch(inputs: dict[str, Tensor]) -> Labels:
-    """The labels in a batch of `ExampleCollator`."""
-    return replace(
-        Labels(inputs["sizes"]), **{name: inputs[name] for name in (*_PER_EXAMPLE, "rating") if name in inputs}
-    )
+    def _batches(self, answers: NDArray[np.int64]) -> list[tuple[Batch | PackedBatch, Tensor]]:
+        tokens = self.table.tokens
+        if self.batching.packed:
+            packed = pack(tokens, answers, share=self.batching.share, with_types=self.with_types)
+            return [(packed, torch.arange(len(answers)))]
+        return [
+            (
+                collate(tokens, answers[places], pad_id=self.pad_id, with_types=self.with_types),
+                torch.from_numpy(places),
+            )
+            for places in like_lengths(tokens.lengths[answers])
+        ]

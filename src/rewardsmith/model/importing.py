@@ -748,9 +748,9 @@ def _merge(wrapped: Any, adapted: Network, merged: Network, tokenizer_from: Path
     capacity = position_capacity(adapted.model) or _DEFAULT_MAX_LENGTH
     tokenizer = load_tokenizer(str(tokenizer_from))
     renderer = Renderer(tokenizer, RenderSpec("text", DEFAULT_TEMPLATE, min(_DEFAULT_MAX_LENGTH, capacity)))
-    _, before = golden_scores(adapted, renderer, batch_tokens=1)  # one by one: padding has no part in this
+    _, before = golden_scores(adapted, renderer, one_by_one=True)  # padding has no part in this
     wrapped.merge_and_unload(safe_merge=True)
-    _, after = golden_scores(merged, renderer, batch_tokens=1)
+    _, after = golden_scores(merged, renderer, one_by_one=True)
     return check_merge(before, after)
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,29 +29,21 @@ from transformers.utils import logging as transformers_logging
 from rewardsmith.config import Pooling
 from rewardsmith.errors import ContractError, HeadError, ModelError, SettingsError
 from rewardsmith.model import gguf_source
+from rewardsmith.model.attention import NAME, SEGMENTS, AttentionPlan
+from rewardsmith.model.batching import Batch
 from rewardsmith.model.bundled import BUNDLED
 from rewardsmith.model.modeling_rewardsmith import (
     RewardsmithConfig,
     RewardsmithForSequenceClassification,
     ScoreHead,
     last_positions,
+    pool,
     without_pooler,
 )
+from rewardsmith.model.packing import PackedBatch
 from rewardsmith.model.pooling import choose_pooling, is_decoder
 
 _POSITION_NAMES = frozenset({"position_embeddings", "position_embedding", "wpe", "embed_positions", "positions_embed"})
-
-
-class Batch(NamedTuple):
-    """A padded batch: `N` sequences of at most `T` tokens; `token_type_ids` only where the encoding is "pair"."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    token_type_ids: Tensor | None
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))
 
 
 @dataclass
@@ -99,11 +91,13 @@ class Network:
         """Raw scores, float32 (N,), of a network with one output."""
         return self.outputs(batch)[:, 0]
 
-    def outputs(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
+    def outputs(self, batch: Batch | PackedBatch) -> Tensor:
         """What the head says, float32 (N, A), A = 1 but for a head that is trained on several attributes.
 
-        `model` is the network's model as a trainer wrapped it, if one did.
+        A packed batch needs a network that `batching_choice.choose_batching` found fit for it.
         """
+        if isinstance(batch, PackedBatch):
+            return self._packed_outputs(batch)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
@@ -115,7 +109,40 @@ class Network:
             states = backbone(**inputs, use_cache=False).last_hidden_state
             rows = torch.arange(len(states), device=states.device)
             return self.head_module(states[rows, last_positions(batch.attention_mask)])
-        return (self.model if model is None else model)(**inputs).logits.float()
+        return self.model(**inputs).logits.float()
+
+    def _packed_outputs(self, batch: PackedBatch) -> Tensor:
+        if self.backbone_config._attn_implementation != NAME:
+            # For good, and not for this call: checkpointed layers run again in the backward pass.
+            self.model.set_attn_implementation(NAME)
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids + self.first_position,
+            # Whatever has four dimensions is taken for a finished mask, and handed on to the attention, which goes by the plan.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids.device),
+            SEGMENTS: AttentionPlan(batch.segments),
+        }
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        if is_decoder(self.backbone_config):
+            inputs["use_cache"] = False
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        states = backbone(**inputs).last_hidden_state[0]  # (T, H)
+        if self.pooling == "mean":
+            return self.head_module(pool(states[batch.tokens], batch.mask, "mean"))
+        place = last_positions(batch.mask) if self.pooling == "last" else torch.zeros_like(batch.tokens[:, 0])
+        pooled = states[batch.tokens.gather(1, place[:, None])[:, 0]]  # (T, H) -> (N, H)
+        if self.pooling == "pooler":
+            pooled = backbone.pooler(pooled[:, None])
+        return self.head_module(pooled.float())
+
+    @property
+    def first_position(self) -> int:
+        """The position id of a text's first token: RoBERTa counts from padding_idx + 1."""
+        for _, module in position_tables(self.model):
+            if module.padding_idx is not None:
+                return int(module.padding_idx) + 1
+        return 0
 
     def set_head(self, weight: Tensor, bias: Tensor | None) -> None:
         """Put another head in the place of the one that is there: weight (A, H), bias (A,), both in float32; the config learns A."""
@@ -413,12 +440,18 @@ def turn_off_dropout(model: nn.Module) -> None:
 def position_capacity(model: nn.Module) -> int | None:
     """How many tokens absolute position embeddings reach, or None where positions are relative or rotary."""
     capacities = []
+    for _, module in position_tables(model):
+        # RoBERTa counts positions from padding_idx + 1, OPT from its `offset`.
+        used = 0 if module.padding_idx is None else module.padding_idx + 1
+        capacities.append(module.num_embeddings - used - int(getattr(module, "offset", 0)))
+    return min(capacities, default=None)
+
+
+def position_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding]]:
+    """(name, module) of the tables of absolute position embeddings."""
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in _POSITION_NAMES and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from padding_idx + 1, OPT from its `offset`.
-            used = 0 if module.padding_idx is None else module.padding_idx + 1
-            capacities.append(module.num_embeddings - used - int(getattr(module, "offset", 0)))
-    return min(capacities, default=None)
+            yield name, module
 
 
 def check_vocabulary(network: Network, tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -13,12 +13,12 @@ from rewardsmith.config import ScoringSettings
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ModelError
-from rewardsmith.model import artefact
+from rewardsmith.model import artefact, exported
 from rewardsmith.model.attributes import AttributeHeads
+from rewardsmith.model.backends import Backend, TorchBackend
+from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.network import Network, source_folder
-from rewardsmith.model.precision import choose_device
 from rewardsmith.model.render import Renderer, TokenTable
-from rewardsmith.model.scoring import head_outputs
 from rewardsmith.scores import Scores, ScoreTable, checked
 
 
@@ -32,29 +32,61 @@ class RewardModel:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | Backend,
         renderer: Renderer,
         contract: artefact.Contract,
         settings: ScoringSettings | None = None,
         *,
         attributes: AttributeHeads | None = None,
     ) -> None:
-        """Put the network on its device; use `load` for a folder."""
+        """Put the network on its device, or take what runs it elsewhere; use `load` for a folder."""
         self.attribute_heads = attributes
         self.settings = settings or ScoringSettings()
-        self.network, self.renderer, self.contract = network, renderer, contract
-        self.device = choose_device(self.settings.device)
-        network.model.to(self.device)
+        self.renderer, self.contract = renderer, contract
+        self.backend: Backend = (
+            TorchBackend(network, renderer, self.settings) if isinstance(network, Network) else network
+        )
 
     @classmethod
     def load(cls, source: str | Path, settings: ScoringSettings | None = None) -> RewardModel:
-        """A model folder, a run folder, a plain single-logit folder (with a warning) or a Hugging Face name.
+        """A model folder, a run folder, an exported folder, a plain single-logit folder (with a warning) or a Hugging Face name.
 
         Raises:
             ModelError: (or a subclass) saying what is wrong with it.
         """
+        if exported.is_exported(source):
+            found = exported.load(source, settings)
+            return cls(found.backend, found.renderer, found.contract, settings)
         loaded = artefact.load(source_folder(str(source)))
         return cls(loaded.network, loaded.renderer, loaded.contract, settings, attributes=loaded.attributes)
+
+    @property
+    def network(self) -> Network:
+        """The torch network.
+
+        Raises:
+            ModelError: of an exported model, which has none.
+        """
+        if not isinstance(self.backend, TorchBackend):
+            raise ModelError(
+                "a model folder, with weights that torch can read", "an exported one", "Load what it was made of."
+            )
+        return self.backend.network
+
+    @property
+    def batching(self) -> BatchingChoice | None:
+        """How texts share a forward pass of the torch network, and why; None of an exported model."""
+        return self.backend.batching if isinstance(self.backend, TorchBackend) else None
+
+    @property
+    def precision(self) -> str:
+        """In which the linear layers are computed: float32, bf16 or int8."""
+        return self.backend.precision
+
+    @property
+    def tolerance(self) -> float:
+        """How far, times max(1, |s|), the company of a batch may move a score."""
+        return artefact.TOLERANCE_BF16 if self.precision == "bf16" else artefact.TOLERANCE
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
         """Raw float32 scores of (prompt, answer) pairs, shape (n,), in the order given.
@@ -69,31 +101,36 @@ class RewardModel:
         Raises:
             ModelError: if the model was not trained on attributes.
         """
-        heads = self.attribute_heads
+        network, heads = self.network, self.attribute_heads
         if heads is None:
             raise ModelError(
                 "a model that was trained on several attributes",
                 f"one that was not (loss: {(self.contract.objective or {}).get('loss', 'unknown')})",
                 'Train one with loss.name = "attributes".',
             )
-        table, head = self.renderer.encode(pairs), self.network.head_module
+        table, head = self.renderer.encode(pairs), network.head_module
         weight, bias = head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone()
         # Without their bias, which a decoder's head cannot hold: it is added outside.
-        self.network.set_head(heads.weight, None if bias is None else torch.zeros_like(heads.bias))
+        network.set_head(heads.weight, None if bias is None else torch.zeros_like(heads.bias))
         try:
             outputs = self._outputs(table)
         finally:
-            self.network.set_head(weight, bias)
+            network.set_head(weight, bias)
         outputs = outputs + heads.bias.numpy()
         return {name: checked(outputs[:, i], len(pairs)) for i, name in enumerate(heads.names)}
 
     def precision_record(self) -> dict[str, object]:
-        """The precision of the scores; for bf16 with its own measured tolerance: the largest |difference| / max(1, |s|) on the golden inputs."""
-        if self.settings.precision == "float32":
-            return {"precision": "float32"}
-        _, exact = artefact.golden_scores(self.network, self.renderer)
-        found = self.score(INPUTS)
-        return {"precision": self.settings.precision, "precision_max_difference": artefact.difference(exact, found)}
+        """The precision of the scores; below float32 with its own measured tolerance: the largest |difference| / max(1, |s|) on the golden inputs.
+
+        Of an exported model also the program that runs it; the difference is to the scores of the network that it was made of.
+        """
+        record: dict[str, object] = {"precision": self.precision}
+        if self.contract.backend is not None:
+            record = {"backend": self.contract.backend["name"], **record}
+        if self.precision == "float32":
+            return record
+        found = checked(self._outputs(artefact.golden_table(self.renderer))[:, 0], len(INPUTS))
+        return {**record, "precision_max_difference": artefact.difference(self.backend.golden_reference(), found)}
 
     def table(self, pairs: Sequence[Pair]) -> ScoreTable:
         """Scores with what was read and cut of each text; see `ScoreTable`."""
@@ -113,12 +150,4 @@ class RewardModel:
 
     def _outputs(self, tokens: TokenTable) -> NDArray[np.float32]:
         """What the head says of each text, (n, A)."""
-        return head_outputs(
-            self.network,
-            tokens,
-            pad_id=self.renderer.tokenizer.pad_token_id or 0,
-            with_types=self.renderer.uses_types,
-            device=self.device,
-            precision=self.settings.precision,
-            batch_tokens=self.settings.batch_tokens,
-        )
+        return self.backend.outputs(tokens)

@@ -1,16 +1,23 @@
-"""Scores of a token table: batches of like length inside, the order asked for outside."""
+"""Scores of a token table: batches that waste nothing inside, the order asked for outside."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rewardsmith.model.batching import collate, scoring_plan
+from rewardsmith.model.batching import Batch, collate, scoring_plan
+from rewardsmith.model.batching_choice import BatchingChoice, choose_batching
 from rewardsmith.model.network import Network
+from rewardsmith.model.packing import PackedBatch, pack, packed_plan
 from rewardsmith.model.precision import Format, running
 from rewardsmith.model.render import TokenTable
 from rewardsmith.scores import Scores, checked
+
+BATCH_TOKENS = 4096
+"""Tokens of one forward pass. Not probed for: below it a CPU gets slower, above it not faster, and equal runs must cut equal batches to be equal to the bit."""
 
 
 def score_tokens(
@@ -21,7 +28,8 @@ def score_tokens(
     with_types: bool,
     device: torch.device,
     precision: Format = "float32",
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
+    batching: BatchingChoice | None = None,
 ) -> Scores:
     """Raw float32 scores, shape (n,); in float32 they do not depend on the batch beyond 1e-5 x max(1, |s|).
 
@@ -38,6 +46,7 @@ def score_tokens(
         device=device,
         precision=precision,
         batch_tokens=batch_tokens,
+        batching=batching,
     )
     return checked(outputs[:, 0], len(table))
 
@@ -50,18 +59,42 @@ def head_outputs(
     with_types: bool,
     device: torch.device,
     precision: Format = "float32",
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
+    batching: BatchingChoice | None = None,
 ) -> NDArray[np.float32]:
-    """What the head says of each text, float32 (n, A); see `score_tokens`. Not checked for NaN."""
+    """What the head says of each text, float32 (n, A); see `score_tokens`. Not checked for NaN.
+
+    `batching` is chosen by the network and the device where None.
+    """
+    batching = batching or choose_batching(network, device)
     _, first, copies = np.unique(table.digests(), return_index=True, return_inverse=True)
     outputs = np.zeros((len(first), network.head_module.out_features), dtype=np.float32)
+    places = np.zeros(len(table), dtype=np.int64)
+    places[first] = np.arange(len(first))
     was_training = network.model.training
     network.model.eval()
     try:
         with running(precision, device):
-            for rows in scoring_plan(table.lengths[first], batch_tokens):
-                batch = collate(table, first[rows], pad_id=pad_id, with_types=with_types).to(device)
-                outputs[rows] = network.outputs(batch).float().cpu().numpy()
+            for rows, batch in batches(table, first, batch_tokens, batching, pad_id=pad_id, with_types=with_types):
+                outputs[places[rows]] = network.outputs(batch.to(device)).float().cpu().numpy()
     finally:
         network.model.train(was_training)
     return outputs[copies]
+
+
+def batches(
+    table: TokenTable,
+    rows: NDArray[np.int64],
+    batch_tokens: int,
+    batching: BatchingChoice,
+    *,
+    pad_id: int,
+    with_types: bool,
+) -> Iterator[tuple[NDArray[np.int64], Batch | PackedBatch]]:
+    """(rows, batch) until every one of `rows` was in a batch, long texts first."""
+    if batching.packed:
+        for part in packed_plan(table, rows, batch_tokens, share=batching.share):
+            yield part, pack(table, part, share=batching.share, with_types=with_types)
+        return
+    for order in scoring_plan(table.lengths[rows], batch_tokens):
+        yield rows[order], collate(table, rows[order], pad_id=pad_id, with_types=with_types)

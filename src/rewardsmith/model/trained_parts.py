@@ -11,6 +11,7 @@ from rewardsmith.config import TrainSettings
 from rewardsmith.errors import SettingsError
 from rewardsmith.model import artefact
 from rewardsmith.model.adapters import adapted_layers, add_adapters
+from rewardsmith.model.frozen_features import check_features
 from rewardsmith.model.layers import layer_stack, num_frozen_layers
 from rewardsmith.model.losses import Objective
 from rewardsmith.model.network import Network
@@ -52,8 +53,9 @@ def choose_trained(network: Network, settings: TrainSettings, *, pins_level: boo
     trained even under a frozen encoder, for they are random.
 
     Raises:
-        SettingsError: if the layers do not fit the settings.
+        SettingsError: if the layers or the head's solver do not fit the settings.
     """
+    check_features(network, settings)
     model, notes = network.model, []
     stack, frozen_layers = None, 0
     if isinstance(settings.freeze, int):

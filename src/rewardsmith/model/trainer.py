@@ -1,7 +1,8 @@
-"""A thin subclass of transformers.Trainer: all answers of a batch's examples go through one forward pass; checkpoints are whole or absent."""
+"""A thin subclass of transformers.Trainer: all answers of an example go through the same forward pass; checkpoints are whole or absent."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,15 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from rewardsmith.errors import OutputError
-from rewardsmith.model.batching import training_order
-from rewardsmith.model.examples import ExampleCollator, ExampleRows, ExampleTable, labels_of_batch
+from rewardsmith.model.batching import Batch, training_order
+from rewardsmith.model.batching_choice import BatchingChoice
+from rewardsmith.model.examples import ExampleCollator, ExampleRows, ExampleTable, Part
 from rewardsmith.model.guards import GradientGuard, StuckGuard, check_finite
 from rewardsmith.model.losses import Objective, batch_loss
 from rewardsmith.model.moving_average import WeightAverage
-from rewardsmith.model.network import Batch, Network
+from rewardsmith.model.network import Network
 from rewardsmith.model.optimiser import Rates, parameter_groups
+from rewardsmith.model.packing import PackedBatch
 from rewardsmith.storage import write_json
 
 COMPLETE = "complete.json"
@@ -30,9 +33,13 @@ COMPLETE = "complete.json"
 class ExampleSampler(Sampler[int]):
     """The order of `batching.training_order`, one epoch after the other; a function of (seed, epoch), so that a run can be resumed."""
 
-    def __init__(self, table: ExampleTable, batch_size: int, seed: int) -> None:
-        """Keep what the order depends on."""
-        self.lengths, self.batch_size, self.seed, self.epoch = table.longest, batch_size, seed, 0
+    def __init__(
+        self, table: ExampleTable, batch_size: int, seed: int, *, batching: BatchingChoice, ranks: int = 1
+    ) -> None:
+        """Keep what the order depends on: where nothing is padded, lengths have no part in which examples meet."""
+        self.lengths = table.costs(share=batching.share) if batching.packed else table.longest
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.sort, self.ranks = not batching.packed, ranks
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer at the start of each epoch."""
@@ -44,7 +51,10 @@ class ExampleSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Row numbers."""
-        return iter(training_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch).tolist())
+        order = training_order(
+            self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch, sort=self.sort, ranks=self.ranks
+        )
+        return iter(order.tolist())
 
 
 class StepStatistics:
@@ -83,8 +93,7 @@ class PreferenceTrainer(Trainer):
         table: the training examples.
         objective: the loss; what it learns itself is trained along, as a part of the network's model.
         args: TrainingArguments.
-        pad_id: the filler of padding, never looked at.
-        with_types: whether batches carry token types.
+        collator: makes batches of it.
         dtype: the number format of the steps, for diagnoses.
         rates: learning rates by place in the network.
         average: of the weights, or None; it is saved with every checkpoint and loaded with it.
@@ -97,8 +106,7 @@ class PreferenceTrainer(Trainer):
         objective: Objective,
         args: TrainingArguments,
         *,
-        pad_id: int,
-        with_types: bool,
+        collator: ExampleCollator,
         dtype: str,
         rates: Rates,
         average: WeightAverage | None,
@@ -106,13 +114,15 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         """Hand everything that is the Trainer's to the Trainer."""
         self.network, self.table, self.objective, self.dtype_name, self.rates = network, table, objective, dtype, rates
-        self.average = average
+        self.average, self.collator = average, collator
+        self._margins: list[Tensor] = []  # of the parts of the step that is going on
+        _route(network)
         self.statistics, self.gradient_guard, self.stuck_guard = StepStatistics(), GradientGuard(), StuckGuard()
         super().__init__(
             model=network.model,
             args=args,
             train_dataset=ExampleRows(table),
-            data_collator=ExampleCollator(table, pad_id, with_types),
+            data_collator=collator,
             callbacks=callbacks,
         )
         # The batch loss is a mean over examples: the Trainer divides it by the accumulated steps.
@@ -124,27 +134,45 @@ class PreferenceTrainer(Trainer):
             self.table,
             self.args.per_device_train_batch_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            batching=self.collator.batching,
+            ranks=self.args.world_size,
         )
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one batch, part by part: its gradient is that of the whole, its memory that of the largest part."""
+        parts: list[Part] = inputs["parts"]
+        losses, self._margins = [], []
+        for part in parts:
+            # Ranks exchange gradients once, when the batch is complete.
+            waits = contextlib.nullcontext() if part is parts[-1] else self.accelerator.no_sync(model)
+            with waits:
+                losses.append(super().training_step(model, {"part": part}, num_items_in_batch))
+        self.stuck_guard.after_step(torch.cat(self._margins), step=self.state.global_step + 1)
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of one batch; its scores are watched by the guards."""
-        batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
-        # accelerate puts its autocast around the model's forward, which a decoder's path goes around.
+        """The loss of one part, weighted by its share of the batch; its scores are watched by the guards."""
+        part: Part = inputs["part"]
+        # accelerate puts its autocast around the model's forward, which most paths go around.
         with self.accelerator.autocast():
-            outputs = self.network.outputs(batch, model)  # (N, A)
-        labels = labels_of_batch(inputs)
-        losses = self.objective(outputs, labels)  # (B,)
-        loss = batch_loss(losses, labels.weight)
+            outputs = part.in_order([model(batch=batch) for batch, _ in part.batches])  # (N, A)
+        losses = self.objective(outputs, part.labels)  # (B,)
+        loss = batch_loss(losses, part.labels.weight) * part.weight
         step = self.state.global_step + 1
-        rows = [self.table.ids[int(i)] for i in inputs["rows"]]
-        check_finite(loss.detach(), outputs.detach(), labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
+        rows = [self.table.ids[i] for i in part.rows.tolist()]
+        check_finite(loss.detach(), outputs.detach(), part.labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
         scores = self.objective.score(outputs.detach())  # (N, A) -> (N,)
-        margins = scores[inputs["better"][:, 0]] - scores[inputs["better"][:, 1]]
-        self.stuck_guard.after_step(margins, step=step)
+        margins = scores[part.better[:, 0]] - scores[part.better[:, 1]]
+        self._margins.append(margins)
         self.statistics.add(scores, margins)
         return (loss, {"scores": scores}) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """The Trainer's estimate, six a weight and token, from the tokens that are really read."""
+        tokens = sum(part.num_tokens for part in inputs["parts"])
+        return 6 * tokens * int(self.model.num_parameters(exclude_embeddings=True))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add accuracy, margin and the spread of the scores to the Trainer's own line."""
@@ -196,6 +224,21 @@ class PreferenceTrainer(Trainer):
             if not (folder / COMPLETE).exists():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _route(network: Network) -> None:
+    """Let the network's model take whole batches: what wraps it (to exchange gradients between processes, say) acts on its forward, and must see every pass."""
+    plain = network.model.forward
+
+    def forward(*arguments: Any, batch: Batch | PackedBatch | None = None, **inputs: Any) -> Any:
+        return plain(*arguments, **inputs) if batch is None else network.outputs(batch)
+
+    network.model.forward = forward
+
+
+def unroute(network: Network) -> None:
+    """The model as its class made it."""
+    vars(network.model).pop("forward", None)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -32,6 +32,7 @@ from rewardsmith.manifest import FILE_NAME, Manifest
 from rewardsmith.model import artefact
 from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
+from rewardsmith.model.batching_choice import BatchingChoice, choose_batching
 from rewardsmith.model.callbacks import (
     AverageCallback,
     DevHistory,
@@ -43,7 +44,10 @@ from rewardsmith.model.callbacks import (
 from rewardsmith.model.card import model_card
 from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
-from rewardsmith.model.losses import LOSSES, Objective, SquaredError
+from rewardsmith.model.frozen_features import FeatureReader, HeadLearner, Learner, choose_learner
+from rewardsmith.model.head_fit import Learned, solve_on_features
+from rewardsmith.model.head_solver import check_head
+from rewardsmith.model.losses import LOSSES, Objective, PairObjective, SquaredError
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import (
     Network,
@@ -61,10 +65,11 @@ from rewardsmith.model.pooling import reads_left_to_right
 from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
 from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding, with_end_token
 from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
-from rewardsmith.model.scoring import head_outputs, score_tokens
+from rewardsmith.model.saving import measure_saving
+from rewardsmith.model.scoring import head_outputs
 from rewardsmith.model.token_cache import default_folder
 from rewardsmith.model.trained_parts import choose_trained, prepare_head
-from rewardsmith.model.trainer import PreferenceTrainer
+from rewardsmith.model.trainer import PreferenceTrainer, unroute
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table, with_twins
 from rewardsmith.model.training_data import TrainingData, is_made, read_data
 from rewardsmith.stats import Estimate, Floats, cluster_codes
@@ -75,6 +80,10 @@ _TRAIN_SAMPLE = 500
 # A new head that ranks the dev part this well before its first step has seen the labels.
 _LEAK_ACCURACY = 0.95
 _LEAK_PAIRS = 50
+# Shared beginnings that save less are not worth the copies of their keys.
+_LEAST_SAVING = 1.05
+# A run of fewer steps is over before it is worth while to measure what sharing saves it.
+_MEASURED_STEPS = 50
 # Examples of the dev part that a loss is shown at once.
 _DEV_PART = 256
 
@@ -116,6 +125,7 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
     choose_precision(settings.precision, device, "")
     build_arguments(settings, Path(settings.out) / "checkpoints", precision="float32", device=torch.device("cpu"))
     _check_swap(settings)
+    check_head(settings)
     if settings.patience and settings.trainer.get("save_strategy") == "no":
         raise SettingsError(
             "checkpoints, at which the dev part is scored, for patience",
@@ -194,6 +204,7 @@ class _Prepared:
     renderer: Renderer
     precision: PrecisionChoice
     device: torch.device
+    batching: BatchingChoice
     table: ExampleTable
     dev_table: ExampleTable | None
     objective: Objective
@@ -223,6 +234,7 @@ def _prepare(
     cache = default_folder() if settings.cache else None
     table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
     table, data.train = _drop_unlearnable(table, data, spec, settings)
+    batching = _choose_batching(network, table, settings, device)
     if spec.truncation == "error":  # a fault of the eval texts must not wait for the end of the run
         renderer.encode([text for pair in data.eval for text in (pair.chosen_pair, pair.rejected_pair)])
     dev_table = example_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
@@ -240,6 +252,7 @@ def _prepare(
         f"head: {network.head}; pooling: {network.pooling} ({network.reason})",
         *([f"also new: {', '.join(network.new_modules)}"] if network.new_modules else []),
         f"precision: {precision.name} ({precision.reason})",
+        f"batches: {batching.name} ({batching.reason})",
         f"loss: {settings.loss.name}; label columns in use: {_columns(used)}",
         *([f"warning: label columns that this loss does not read: {_columns(unread)}"] if unread else []),
         *(
@@ -266,6 +279,7 @@ def _prepare(
         },
         "render": spec.as_dict(),
         "precision": {"name": precision.name, "reason": precision.reason},
+        "batching": {"name": batching.name, "reason": batching.reason},
         "label_columns": used,
         "label_columns_unread": unread,
         "counts": {
@@ -275,9 +289,31 @@ def _prepare(
             f"train_{kind}_cut": int(table.over_length().sum()),
             "special_strings": int(table.tokens.special_strings.sum()),
             "train_tokens": int(table.tokens.lengths.sum()),
+            "train_tokens_read": int(table.costs(share=batching.share).sum()),
         },
     }
-    return _Prepared(network, renderer, precision, device, table, dev_table, objective, offset, facts)
+    return _Prepared(network, renderer, precision, device, batching, table, dev_table, objective, offset, facts)
+
+
+def _choose_batching(
+    network: Network, table: ExampleTable, settings: TrainSettings, device: torch.device
+) -> BatchingChoice:
+    """See `choose_batching`; beginnings are shared where that saves a part of the tokens worth the name, unless set."""
+    choice = choose_batching(
+        network,
+        device,
+        wanted=settings.batching,
+        share=settings.share_prompts,
+        dropout=settings.dropout,
+        compiled=bool(settings.trainer.get("torch_compile")),
+    )
+    if not choice.share:
+        return choice
+    ceiling = float(table.costs(share=False).sum() / table.costs(share=True).sum())
+    saves = f"answers that begin alike save {1 - 1 / ceiling:.0%} of the tokens, a ceiling of {ceiling:.2f} on what that brings"
+    if settings.share_prompts == "auto" and ceiling < _LEAST_SAVING:
+        return dataclasses.replace(choice, share=False, reason=f"{choice.reason}; {saves}: not worth it")
+    return dataclasses.replace(choice, reason=f"{choice.reason}; {saves}")
 
 
 def _render_spec(
@@ -349,66 +385,48 @@ def _fit(
 ) -> Trained:
     network, checkpoints = prepared.network, out / "checkpoints"
     pad_id, with_types = prepared.renderer.tokenizer.pad_token_id or 0, prepared.renderer.uses_types
-    arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
     # What the loss learns is a part of the model while it trains: optimiser, checkpoints and devices then know it.
     network.model.add_module(OBJECTIVE, prepared.objective)
     network.model.to(prepared.device)
-    average = WeightAverage(network.model, settings.ema_decay) if settings.ema_decay else None
+    reader = FeatureReader(
+        network, prepared.renderer, prepared.device, prepared.batching, default_folder() if settings.cache else None
+    )
+    learner = choose_learner(
+        reader, prepared.table, prepared.dev_table, settings, precision=prepared.precision.name, say=say
+    )
+    average = WeightAverage(learner.network.model, settings.ema_decay) if settings.ema_decay else None
 
     def score_dev() -> tuple[float, float]:
-        assert prepared.dev_table is not None
+        assert learner.dev_table is not None
         # The choice among checkpoints is made at the precision of the steps; every reported number is float32.
         with average.in_place() if average is not None else contextlib.nullcontext():
             return dev_numbers(
-                network,
-                prepared.dev_table,
+                learner.network,
+                learner.dev_table,
                 prepared.objective,
                 pad_id=pad_id,
                 with_types=with_types,
                 device=prepared.device,
                 precision=prepared.precision.name,
+                batching=learner.batching,
             )
 
     def warn_of_leak(start: DevPoint) -> None:
         if network.head.startswith("new") and len(data.dev) >= _LEAK_PAIRS and start.accuracy > _LEAK_ACCURACY:
             say(f"warning: accuracy {start.accuracy:.2f} before the first step: do the texts give the labels away?")
 
-    resumed_step = int(resume_from.name.rpartition("-")[2]) if resume_from else 0
     measure = "squared error" if isinstance(prepared.objective, SquaredError) else "log-loss"
-    history = DevHistory.read(checkpoints / "dev.jsonl", up_to_step=resumed_step)
-    progress = ProgressCallback(console, settings.batch_size)
-    callbacks: list[Any] = [progress]
-    if average is not None:
-        callbacks.append(AverageCallback(average))
+    history = DevHistory.read(checkpoints / "dev.jsonl", up_to_step=_step_of(resume_from))
     selection = None
-    if prepared.dev_table is not None:
+    if learner.dev_table is not None:
         selection = SelectionCallback(
             history, score_dev, say, at_start=warn_of_leak, patience=settings.patience, measure=measure
         )
-        callbacks.append(selection)
-    trainer = PreferenceTrainer(
-        network,
-        prepared.table,
-        prepared.objective,
-        arguments,
-        pad_id=pad_id,
-        with_types=with_types,
-        dtype=prepared.precision.name,
-        average=average,
-        rates=Rates(arguments.learning_rate, arguments.weight_decay, settings.head_learning_rate, settings.layer_decay),
-        callbacks=callbacks,
-    )
-    trainer.add_callback(GradientCallback(trainer.gradient_guard, trainer.stuck_guard))
-    for noisy in (PrinterCallback, TqdmCallback):
-        trainer.remove_callback(noisy)
-    try:
-        with quiet_loading():
-            trained_for = _train(trainer, selection, resume_from)
-    finally:
-        progress.stop()
-        # accelerate leaves its autocast around the model's forward: a score taken through it would be bf16 and say float32.
-        trainer.accelerator.unwrap_model(network.model, keep_fp32_wrapper=False)
-    kept_step = _load_kept(trainer, history, checkpoints, say, measure=measure)
+    if settings.head.solver == "lbfgs":
+        assert isinstance(learner, HeadLearner) and isinstance(prepared.objective, PairObjective)
+        learned = solve_on_features(learner, prepared.objective, data.train, data.dev, settings, selection, say=say)
+    else:
+        learned = _take_steps(settings, prepared, learner, checkpoints, average, selection, resume_from, console, say)
     objective_facts, attributes = _take_out_objective(settings, prepared)
     for name, value in objective_facts.items():
         say(f"learned with the loss: {name} = {value}")
@@ -416,20 +434,20 @@ def _fit(
     people = [example for example in data.train if not is_made(example)]
     sample = sample_by_prompt(people, min(_TRAIN_SAMPLE, len(people)), seed=0)
     sample_table = example_table(sample, prepared.renderer, settings.loss, cache=None)[0]
-    sample_scores = score_tokens(
-        network, sample_table.tokens, pad_id=pad_id, with_types=with_types, device=prepared.device
-    ).astype(np.float64)
+    sample_scores = learner.score(sample_table.tokens).astype(np.float64)
     normaliser = artefact.Normaliser(
         float(sample_scores.mean()), float(sample_scores.std()), sample_scores.size, io.fingerprint(sample)
     )
     facts = {
-        "kept_step": kept_step,
-        "steps": trainer.state.global_step,
-        "train_seconds": round(float(trained_for.get("train_runtime", 0.0)), 1),
-        "pairs_per_second": round(float(trained_for.get("train_samples_per_second", 0.0)), 2),
+        "kept_step": learned.kept_step,
+        "steps": learned.steps,
+        "train_seconds": round(learned.seconds, 1),
+        "pairs_per_second": round(learned.pairs_per_second, 2),
         "dev_precision": prepared.precision.name,
-        "stopped_early": trainer.state.global_step < trainer.state.max_steps,
+        "stopped_early": learned.stopped_early,
         "learned": objective_facts,
+        **learner.facts(),
+        **learned.facts,
     }
     if has_adapters(network):
         spec = prepared.renderer.spec.as_dict()
@@ -459,7 +477,68 @@ def _fit(
     )
     say(f"saved and proven: {folder}")
     train_accuracy = _sample_accuracy(sample, sample_table, sample_scores)
-    return Trained(manifest, folder, trainer.state.log_history, history.points, kept_step, data, train_accuracy, facts)
+    return Trained(manifest, folder, learned.history, history.points, learned.kept_step, data, train_accuracy, facts)
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+
+
+def _take_steps(
+    settings: TrainSettings,
+    prepared: _Prepared,
+    learner: Learner,
+    checkpoints: Path,
+    average: WeightAverage | None,
+    selection: SelectionCallback | None,
+    resume_from: Path | None,
+    console: Console,
+    say: Say,
+) -> Learned:
+    """Train with the Trainer, and leave the weights of the kept checkpoint in the network."""
+    arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
+    collator, facts = learner.collator(settings.batch_tokens), {}
+    if learner.batching.share and len(learner.table) * settings.epochs >= _MEASURED_STEPS * settings.batch_size:
+        saving = measure_saving(learner.network, collator, precision=prepared.precision.name, device=prepared.device)
+        say(saving.describe())
+        facts["sharing"] = vars(saving)
+    progress = ProgressCallback(console, settings.batch_size)
+    callbacks: list[Any] = [progress]
+    if average is not None:
+        callbacks.append(AverageCallback(average))
+    if selection is not None:
+        callbacks.append(selection)
+    trainer = PreferenceTrainer(
+        learner.network,
+        learner.table,
+        prepared.objective,
+        arguments,
+        collator=collator,
+        dtype=prepared.precision.name,
+        average=average,
+        rates=Rates(arguments.learning_rate, arguments.weight_decay, settings.head_learning_rate, settings.layer_decay),
+        callbacks=callbacks,
+    )
+    trainer.add_callback(GradientCallback(trainer.gradient_guard, trainer.stuck_guard))
+    for noisy in (PrinterCallback, TqdmCallback):
+        trainer.remove_callback(noisy)
+    try:
+        with quiet_loading():
+            trained_for = _train(trainer, selection, resume_from)
+    finally:
+        progress.stop()
+        # accelerate leaves its autocast around the model's forward: a score taken through it would be bf16 and say float32.
+        trainer.accelerator.unwrap_model(learner.network.model, keep_fp32_wrapper=False)
+        unroute(learner.network)
+    return Learned(
+        history=trainer.state.log_history,
+        kept_step=_load_kept(trainer, selection, checkpoints, say),
+        steps=trainer.state.global_step,
+        seconds=float(trained_for.get("train_runtime", 0.0)),
+        pairs_per_second=float(trained_for.get("train_samples_per_second", 0.0)),
+        stopped_early=trainer.state.global_step < trainer.state.max_steps,
+        facts=facts,
+    )
 
 
 def _train(trainer: PreferenceTrainer, selection: SelectionCallback | None, resume_from: Path | None) -> dict[str, Any]:
@@ -482,6 +561,7 @@ def dev_numbers(
     with_types: bool,
     device: torch.device,
     precision: Format,
+    batching: BatchingChoice | None = None,
 ) -> tuple[float, float]:
     """(mean of the objective's dev losses, accuracy on the comparisons that the labels imply, ties one half) of a network as it is.
 
@@ -495,6 +575,7 @@ def dev_numbers(
             with_types=with_types,
             device=device,
             precision=precision,
+            batching=batching,
         )
     )
     with torch.inference_mode():
@@ -532,13 +613,14 @@ def finish(trained: Trained, metrics_of_parts: dict[str, Any]) -> None:
     write_text(trained.model_folder / "README.md", model_card(document))
 
 
-def _load_kept(trainer: PreferenceTrainer, history: DevHistory, checkpoints: Path, say: Say, *, measure: str) -> int:
+def _load_kept(trainer: PreferenceTrainer, selection: SelectionCallback | None, checkpoints: Path, say: Say) -> int:
     """Put the weights of the best checkpoint into the model, or their average where one is kept; returns its step."""
-    last, best = trainer.state.global_step, history.best()
+    last, best = trainer.state.global_step, None if selection is None else selection.history.best()
     kept = last if best is None else best.step
     if best is not None and kept != last:
         with quiet_loading():  # of a frozen backbone the checkpoint holds nothing, which is no fault
             trainer._load_from_checkpoint(str(checkpoints / f"checkpoint-{kept}"))
+        measure = selection.measure if selection is not None else ""
         say(f"kept checkpoint: step {kept} (dev {measure} {best.log_loss:.4f}), not the last one ({last})")
     if trainer.average is not None:
         trainer.average.put()

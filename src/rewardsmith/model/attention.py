@@ -1,0 +1,267 @@
+"""Attention inside the segments of a packed row, for every model of transformers that lets its attention function be chosen.
+
+Segment by segment there is no padding, no mask of the whole row, and what is worked on stays in the processor's caches. The gradient is written as plain
+matrix products: on CPUs torch's own fused backward takes two to four times as long (docs/benchmarks.md). Its formulas are those of FlashAttention (Dao et al.
+2022, section 3.1 and appendix B.4) without the tiling: P = softmax(scale Q K^T), O = P V; dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)).
+
+Legend: `H` heads of the queries, `K` heads of the keys (H / K queries share one), `T` tokens of the row, `D` numbers a head, `R` queries and `C` keys of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from rewardsmith.model.packing import Segment
+
+NAME = "rewardsmith"
+"""The attention implementation under which a model takes packed rows as well as padded batches."""
+SEGMENTS = "rewardsmith_segments"
+"""The keyword that carries a row's `AttentionPlan` through a model's forward to its attention."""
+# A longer segment is worked on in blocks of so many queries: of a causal one the upper triangle is then mostly skipped.
+QUERIES = 512
+# Probabilities are kept for the backward while they take no more room than the rest of a layer's activations, about so many numbers a token per head size.
+KEPT = 16
+
+
+class Block(NamedTuple):
+    """Queries of one segment and the keys that they may see: its prefix and its own tokens own_start:own_stop.
+
+    Args:
+        start, stop: rows of the queries.
+        prefix_start, prefix_stop: rows of the prefix.
+        own_start, own_stop: rows of the segment's own keys.
+        offset: the place of the first query among the keys.
+        masked: whether any of the keys is hidden from any query.
+    """
+
+    start: int
+    stop: int
+    prefix_start: int
+    prefix_stop: int
+    own_start: int
+    own_stop: int
+    offset: int
+    masked: bool
+
+    @property
+    def columns(self) -> int:
+        """How many keys."""
+        return self.prefix_stop - self.prefix_start + self.own_stop - self.own_start
+
+
+class AttentionPlan:
+    """What the attention of all layers needs to know of one packed row; blocks and masks are made once and kept."""
+
+    def __init__(self, segments: tuple[Segment, ...]) -> None:
+        """Keep the segments."""
+        self.segments = segments
+        self._blocks: dict[tuple[bool, int | None], list[Block]] = {}
+        self._masks: dict[tuple[Any, ...], Tensor] = {}
+
+    def blocks(self, *, causal: bool, window: int | None) -> list[Block]:
+        """The blocks of a layer; `window`: a query sees keys that are less than so many tokens away."""
+        if (causal, window) not in self._blocks:
+            self._blocks[causal, window] = [
+                block for segment in self.segments for block in _blocks_of(segment, causal=causal, window=window)
+            ]
+        return self._blocks[causal, window]
+
+    def mask(self, block: Block, *, causal: bool, window: int | None, like: Tensor) -> Tensor | None:
+        """0 where a query sees a key and minus infinity elsewhere, (R, C) of the type of `like`; None where all is seen."""
+        if not block.masked:
+            return None
+        size = (block.stop - block.start, block.columns)
+        key = (size, block.offset, causal, window, like.dtype)
+        if key not in self._masks:
+            hidden = torch.zeros(size, dtype=torch.bool, device=like.device)
+            everything = torch.ones_like(hidden)
+            if causal:
+                hidden |= everything.triu(block.offset + 1)
+            if window is not None:
+                hidden |= everything.tril(block.offset - window) | everything.triu(block.offset + window)
+            self._masks[key] = torch.zeros(size, dtype=like.dtype, device=like.device).masked_fill(hidden, -math.inf)
+        return self._masks[key]
+
+
+def _blocks_of(segment: Segment, *, causal: bool, window: int | None) -> list[Block]:
+    blocks = []
+    for start in range(segment.start, segment.stop, QUERIES):
+        stop = min(start + QUERIES, segment.stop)
+        own_stop = stop if causal else segment.stop
+        offset = segment.prefix + start - segment.start
+        columns = segment.prefix + own_stop - segment.start
+        # The two pairs that are furthest apart: the last query and the first key, and the first query and the last key.
+        cut = window is not None and max(offset + stop - start, columns - offset) > window
+        masked = cut or (causal and stop - start > 1)
+        blocks.append(
+            Block(start, stop, segment.prefix_start, segment.prefix_stop, segment.start, own_stop, offset, masked)
+        )
+    return blocks
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function for `AttentionInterface`: (1, H, T, D), (1, K, T, D) twice -> (1, T, H, D) of a packed row.
+
+    Without segments it is torch's own, for padded batches. Nothing is dropped out of a packed row.
+    """
+    plan = kwargs.pop(SEGMENTS, None)
+    if plan is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    assert not dropout and kwargs.get("softcap") is None and kwargs.get("s_aux") is None, "no packed row for this model"
+    causal = bool(getattr(module, "is_causal", False))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        rules = Rules(plan, causal, sliding_window, scale)
+        if torch.is_grad_enabled() or query.dtype in (torch.bfloat16, torch.float16):
+            return _SegmentAttention.apply(query[0], key[0], value[0], rules)[None], None
+        return _fused(query[0], key[0], value[0], rules)[None], None
+
+
+class Rules(NamedTuple):
+    """What a layer asks of its attention: see `AttentionPlan`; logits are scaled by `scale`."""
+
+    plan: AttentionPlan
+    causal: bool
+    window: int | None
+    scale: float
+
+    def blocks(self) -> list[Block]:
+        """The layer's blocks."""
+        return self.plan.blocks(causal=self.causal, window=self.window)
+
+    def mask(self, block: Block, like: Tensor) -> Tensor | None:
+        """A block's mask."""
+        return self.plan.mask(block, causal=self.causal, window=self.window, like=like)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
+    """Scores alone, in float32 or float64: torch's fused kernel, whose sums are of the full type, block by block; (H, T, D) -> (T, H, D)."""
+    outputs = torch.empty(query.shape[1], query.shape[0], query.shape[2], dtype=query.dtype, device=query.device)
+    for block in rules.blocks():
+        outputs[block.start : block.stop] = torch.nn.functional.scaled_dot_product_attention(
+            query[None, :, block.start : block.stop],
+            _keys_of(key, block)[None],
+            _keys_of(value, block)[None],
+            attn_mask=rules.mask(block, query),
+            scale=rules.scale,
+            enable_gqa=query.shape[0] != key.shape[0],
+        )[0].transpose(0, 1)
+    return outputs
+
+
+class _SegmentAttention(torch.autograd.Function):
+    """Attention by plain matrix products, forward and backward; (H, T, D), (K, T, D) twice -> (T, H, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
+        outputs = torch.empty(query.shape[1], query.shape[0], query.shape[2], dtype=query.dtype, device=query.device)
+        room = KEPT * query.shape[2] * query.shape[1]
+        blocks = rules.blocks()
+        keep = any(ctx.needs_input_grad) and sum((b.stop - b.start) * b.columns for b in blocks) <= room
+        kept = []
+        for block in blocks:
+            probabilities = _probabilities(query, key, block, rules)
+            if keep:
+                kept.append(probabilities)
+            part = torch.bmm(probabilities, _keys_of(value, block))  # (K, H / K x R, D)
+            outputs[block.start : block.stop] = _as_heads(part, query, block).transpose(0, 1)
+        ctx.rules = rules
+        ctx.save_for_backward(query, key, value, *kept)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, *kept = ctx.saved_tensors
+        rules: Rules = ctx.rules
+        gradient = gradient.transpose(0, 1)  # (T, H, D) -> (H, T, D)
+        of_query = torch.empty_like(query)
+        blocks = rules.blocks()
+        # Keys that several blocks look at sum up their gradients, and in no less than float32.
+        alone = not any(b.prefix_stop > b.prefix_start or b.start > b.own_start for b in blocks)
+        if alone:
+            of_key, of_value = torch.empty_like(key), torch.empty_like(value)
+        else:
+            sums = torch.promote_types(query.dtype, torch.float32)
+            of_key, of_value = torch.zeros_like(key, dtype=sums), torch.zeros_like(value, dtype=sums)
+        for i, block in enumerate(blocks):
+            probabilities = kept[i] if kept else _probabilities(query, key, block, rules)
+            incoming = _queries_of(gradient, key.shape[0], block)
+            _put(of_value, torch.bmm(probabilities.transpose(1, 2), incoming), block, alone=alone)
+            logits = torch._softmax_backward_data(
+                torch.bmm(incoming, _keys_of(value, block).transpose(1, 2)), probabilities, -1, probabilities.dtype
+            )
+            logits *= rules.scale
+            part = torch.bmm(logits, _keys_of(key, block))
+            of_query[:, block.start : block.stop] = _as_heads(part, query, block)
+            queries = _queries_of(query, key.shape[0], block)
+            _put(of_key, torch.bmm(logits.transpose(1, 2), queries), block, alone=alone)
+        return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None
+
+
+def _probabilities(query: Tensor, key: Tensor, block: Block, rules: Rules) -> Tensor:
+    """softmax(scale Q K^T) of a block, (K, H / K x R, C)."""
+    queries, keys = _queries_of(query, key.shape[0], block), _keys_of(key, block).transpose(1, 2)
+    mask = rules.mask(block, query)
+    if mask is None:
+        # With beta = 0 the first argument is never read: the scale is part of the product, and the logits are rounded once.
+        logits = torch.baddbmm(query.new_empty(1, 1, 1), queries, keys, beta=0, alpha=rules.scale)
+    else:
+        shared = queries.shape[1] // len(mask)
+        logits = torch.baddbmm(mask.repeat(shared, 1), queries, keys, alpha=rules.scale)
+    return torch.softmax(logits, -1)
+
+
+def _queries_of(tensor: Tensor, key_heads: int, block: Block) -> Tensor:
+    """Rows of a block with the queries of one key's heads under each other, (H, T, D) -> (K, H / K x R, D)."""
+    return tensor[:, block.start : block.stop].reshape(key_heads, -1, tensor.shape[2])
+
+
+def _as_heads(part: Tensor, query: Tensor, block: Block) -> Tensor:
+    """The way back, (K, H / K x R, D) -> (H, R, D)."""
+    return part.view(query.shape[0], block.stop - block.start, query.shape[2])
+
+
+def _keys_of(tensor: Tensor, block: Block) -> Tensor:
+    """The rows of the keys of a block, (K, T, D) -> (K, C, D)."""
+    if block.prefix_stop in (block.prefix_start, block.own_start):
+        first = block.own_start - (block.prefix_stop - block.prefix_start)
+        return tensor[:, first : block.own_stop]
+    return torch.cat(
+        [tensor[:, block.prefix_start : block.prefix_stop], tensor[:, block.own_start : block.own_stop]], 1
+    )
+
+
+def _put(gradients: Tensor, part: Tensor, block: Block, *, alone: bool) -> None:
+    """Add the gradient of a block's keys, (K, C, D), to that of the row."""
+    if alone:
+        gradients[:, block.own_start : block.own_stop] = part
+        return
+    prefix = block.prefix_stop - block.prefix_start
+    gradients[:, block.prefix_start : block.prefix_stop] += part[:, :prefix]
+    gradients[:, block.own_start : block.own_stop] += part[:, prefix:]
+
+
+AttentionInterface.register(NAME, segment_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
