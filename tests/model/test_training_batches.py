@@ -1,6 +1,5 @@
 """How a step's examples are batched changes its time and its memory, never what is learned: whole runs, compared weight by weight."""
 
-import ctypes
 import io
 import json
 
@@ -11,7 +10,6 @@ from safetensors.torch import load_file
 
 import rewardsmith
 from rewardsmith.errors import SettingsError
-from rewardsmith.model import allocator
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.examples import ExampleCollator
 from rewardsmith.model.saving import measure_saving
@@ -147,22 +145,3 @@ def test_measuring_leaves_no_gradient_and_no_weight_changed(tiny):
     assert saving.num_examples == 3 and saving.measured_ceiling == saving.ceiling
     assert all(torch.equal(value, before[name]) for name, value in network.model.state_dict().items())
     assert all(parameter.grad is None for parameter in network.model.parameters())
-
-
-def test_freed_memory_is_kept_where_the_c_library_can_be_told(monkeypatch):
-    told = []
-
-    class Library:
-        def mallopt(self, name, value):
-            told.append((name, value))
-            return 1
-
-    monkeypatch.setattr(allocator.sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
-    assert allocator.keep_freed_memory()
-    # Of <malloc.h>: M_MMAP_MAX is -4, M_TRIM_THRESHOLD -1.
-    assert (-4, 0) in told and any(name == -1 and value > 2**30 for name, value in told)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert not allocator.keep_freed_memory()
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    assert not allocator.keep_freed_memory()

@@ -11,7 +11,6 @@ import torch
 
 from rewardsmith.config import Device, Precision
 from rewardsmith.errors import SettingsError
-from rewardsmith.model.allocator import keep_freed_memory
 
 # Families whose fp16 forward overflows (microsoft/DeBERTa issue 77).
 FP16_UNSAFE = frozenset({"deberta", "deberta-v2"})
@@ -27,8 +26,7 @@ class PrecisionChoice:
 
 
 def prepare_process(*, threads: int | None, seed: int) -> None:
-    """Set what is global: CPU threads, if asked for, the seed, and that freed memory is kept."""
-    keep_freed_memory()
+    """Set what is global in torch: CPU threads, if asked for, and the seed."""
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
