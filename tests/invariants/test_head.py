@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from rewardsmith.config import TrainSettings
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import HeadError, ModelError
-from rewardsmith.model.modeling_rewardsmith import ScoreHead
 from rewardsmith.model.batching import Batch
+from rewardsmith.model.modeling_rewardsmith import ScoreHead
 from rewardsmith.model.network import build_network, load_network
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.trained_parts import choose_trained

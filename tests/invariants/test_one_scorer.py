@@ -9,8 +9,7 @@ import torch
 
 from rewardsmith.config import ScoringSettings
 from rewardsmith.data.golden import INPUTS
-from rewardsmith.model.batching import collate
-from rewardsmith.model.batching import Batch
+from rewardsmith.model.batching import Batch, collate
 from rewardsmith.model.network import build_network
 from rewardsmith.model.reward_model import RewardModel
 from tests.conftest import FAMILIES

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from rewardsmith.config import LossSettings
 from rewardsmith.data.schema import Group, Preference
