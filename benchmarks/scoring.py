@@ -1,5 +1,7 @@
 """Scoring with an encoder (MiniLM): beside CrossEncoder.predict in bf16 and in float32, in float32 also beside a pipeline of transformers.
 
+Rows that end in `_openvino` are of the same model after `rewardsmith export --to openvino`, where that package is installed; the other tools run torch in all rows.
+
 Run: python benchmarks/scoring.py [--texts 400] [--out benchmarks/results/scoring.json]
 
 The work is 400 distinct texts of rmb_eval, prompt and answer as two segments, at most 512 tokens, from strings to numbers; a round in float32 is the first
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +35,40 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[Row]:
     start = save_start("minilm", folder / "start", encoding="pair", max_length=MAX_LENGTH)
     pairs = distinct_pairs(asked.data / "rmb_eval.jsonl.gz", asked.texts // 2)
     common = {"model": str(start.folder), "device": "cpu", "max_length": MAX_LENGTH}
-    rows = []
-    if wanted(asked, "scoring_bf16"):
-        data = write_ours(pairs, folder / "all.jsonl")
-        rows.append(_bf16(asked, folder, common | {"data": data}, texts=2 * len(pairs)))
-    if wanted(asked, "scoring_float32"):
-        some = pairs[: asked.float32_texts // 2]
-        data = write_ours(some, folder / "some.jsonl")
-        rows.append(_float32(asked, folder, common | {"data": data}, texts=2 * len(some)))
+    rows, some = [], pairs[: asked.float32_texts // 2]
+    everything = common | {"data": write_ours(pairs, folder / "all.jsonl")}
+    part = common | {"data": write_ours(some, folder / "some.jsonl")}
+    for ending in ("", "_openvino") if find_spec("openvino") else ("",):
+        if wanted(asked, f"scoring_bf16{ending}"):
+            model = _exported(start.folder, folder, "bf16") if ending else str(start.folder)
+            rows.append(_bf16(asked, folder, everything, f"scoring_bf16{ending}", model, texts=2 * len(pairs)))
+        if wanted(asked, f"scoring_float32{ending}"):
+            model = _exported(start.folder, folder, "float32") if ending else str(start.folder)
+            rows.append(_float32(asked, folder, part, f"scoring_float32{ending}", model, texts=2 * len(some)))
     return rows
 
 
-def _bf16(asked: argparse.Namespace, folder: Path, common: dict[str, Any], *, texts: int) -> Row:
+def _exported(model: Path, folder: Path, precision: str) -> str:
+    """The model for OpenVINO, proven by the export itself."""
+    from rewardsmith.config import ExportSettings
+    from rewardsmith.model.export import export_model
+
+    out = folder / f"openvino-{precision}"
+    settings = ExportSettings(model=str(model), to="openvino", precision=precision, out=str(out))  # type: ignore[arg-type]
+    done = export_model(settings, overwrite=False, seed=0)
+    assert done.ok, done.checks
+    return str(out)
+
+
+def _bf16(asked: argparse.Namespace, folder: Path, common: dict[str, Any], name: str, model: str, *, texts: int) -> Row:
+    """One row; `model` is the folder that ours reads."""
     with ExitStack() as stack:
         running = {
-            name: stack.enter_context(process(asked, folder, name, job, **common, precision="bf16"))
-            for name, job in ((OURS, "ours.score"), (CROSS_ENCODER, "peers.cross_encoder"))
+            tool: stack.enter_context(process(asked, folder, tool, job, **common | read, precision="bf16"))
+            for tool, job, read in (
+                (OURS, "ours.score", {"model": model}),
+                (CROSS_ENCODER, "peers.cross_encoder", {}),
+            )
         }
         own = running[OURS].check()
         other = running[CROSS_ENCODER].check(uncut=own["uncut"])
@@ -55,14 +76,14 @@ def _bf16(asked: argparse.Namespace, folder: Path, common: dict[str, Any], *, te
     with process(asked, folder, OURS, "ours.score", **common, precision="float32") as tool:
         exact = tool.check()["scores"]
     quality = {
-        name: {
+        tool: {
             "pair_agreement_with_float32": round(pair_agreement(exact, scores), 4),
             "largest_difference_from_float32": round(largest_difference(exact, scores), 5),
         }
-        for name, scores in ((OURS, own["scores"]), (CROSS_ENCODER, other["scores"]))
+        for tool, scores in ((OURS, own["scores"]), (CROSS_ENCODER, other["scores"]))
     }
     return row(
-        "scoring_bf16",
+        name,
         work=f"MiniLM, {texts} texts of rmb_eval, at most {MAX_LENGTH} tokens",
         ratios=ratios(reports[OURS], reports[CROSS_ENCODER]),
         target=2.0,
@@ -74,27 +95,35 @@ def _bf16(asked: argparse.Namespace, folder: Path, common: dict[str, Any], *, te
     )
 
 
-def _float32(asked: argparse.Namespace, folder: Path, common: dict[str, Any], *, texts: int) -> Row:
+def _float32(
+    asked: argparse.Namespace, folder: Path, common: dict[str, Any], name: str, model: str, *, texts: int
+) -> Row:
+    """One row; `model` is the folder that ours reads."""
     jobs = {OURS: "ours.score", CROSS_ENCODER: "peers.cross_encoder", PIPELINE: "peers.pipeline"}
     common = common | {"precision": "float32", "batch_size": PIPELINE_BATCH}
     with ExitStack() as stack:
-        running = {name: stack.enter_context(process(asked, folder, name, job, **common)) for name, job in jobs.items()}
+        running = {
+            tool: stack.enter_context(
+                process(asked, folder, tool, job, **common | ({"model": model} if tool == OURS else {}))
+            )
+            for tool, job in jobs.items()
+        }
         own = running[OURS].check()
         uncut = own["uncut"]
-        others = {name: running[name].check(uncut=uncut) for name in (CROSS_ENCODER, PIPELINE)}
+        others = {tool: running[tool].check(uncut=uncut) for tool in (CROSS_ENCODER, PIPELINE)}
         reports = in_turns(running, asked.rounds)
     scores = [
         same_scores(
-            f"scores of {name} where nothing is cut",
+            f"scores of {tool} where nothing is cut",
             [own["scores"][i] for i in uncut],
             [other["scores"][i] for i in uncut],
             tolerance=SCORE_TOLERANCE,
         )
-        for name, other in others.items()
+        for tool, other in others.items()
     ]
     theirs = fastest(reports, (CROSS_ENCODER, PIPELINE))
     return row(
-        "scoring_float32",
+        name,
         work=f"MiniLM, {texts} texts of rmb_eval, at most {MAX_LENGTH} tokens",
         ratios=ratios(reports[OURS], reports[theirs]),
         target=1.6,
@@ -103,7 +132,7 @@ def _float32(asked: argparse.Namespace, folder: Path, common: dict[str, Any], *,
         checks=[_same_ids(own, others), *scores, *same_work(reports)],
         precision="float32",
         packages=PACKAGES,
-        all_tools={name: speed(found, "texts") for name, found in reports.items()},
+        all_tools={tool: speed(found, "texts") for tool, found in reports.items()},
     )
 
 

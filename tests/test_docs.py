@@ -69,7 +69,7 @@ def test_every_block_runs_as_it_stands(page, minilm, in_folder, capsys):
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in [*PAGES, "CONTRIBUTING.md", "docs/results.md", "docs/design/decisions.md"]:
+    for page in [*PAGES, "CONTRIBUTING.md", "docs/results.md", "docs/benchmarks.md", "docs/design/decisions.md"]:
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page} -> {target}"
