@@ -1,6 +1,6 @@
 """Training a decoder (SmolLM2-135M) on real pairs: beside TRL's RewardTrainer, and with shared prompts beside itself without.
 
-Run: python benchmarks/decoder_training.py [--pairs 24] [--out benchmarks/results/decoder_training.json]
+Run: python benchmarks/decoder_training.py [--pairs 16] [--out benchmarks/results/decoder_training.json]
 
 The work is one epoch over 48 pairs of hh_harmless_test that fit in 512 tokens, 8 pairs a step, bf16, no checkpointing; a round is one epoch over the first `--pairs` of
 them, each tool in its own order. Three tools take turns: TRL, rewardsmith as it comes, and rewardsmith with shared prompts switched off. `decoder_sharing` is the
@@ -81,7 +81,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[Row]:
 def main() -> int:
     """Measure, print one JSON line a row."""
     parser = options(__doc__)
-    parser.add_argument("--pairs", type=int, default=24, help="pairs of a round")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of a round")
     parser.add_argument("--batch-size", type=int, default=BATCH, help="pairs a step")
     return run(parser, measure)
 

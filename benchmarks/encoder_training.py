@@ -1,6 +1,6 @@
 """Training an encoder (MiniLM) on real pairs, beside TRL's RewardTrainer: both in bf16, and each as it comes out of the box.
 
-Run: python benchmarks/encoder_training.py [--pairs 64] [--out benchmarks/results/encoder_training.json]
+Run: python benchmarks/encoder_training.py [--pairs 32] [--out benchmarks/results/encoder_training.json]
 
 The work is one epoch over 128 pairs of rmb_train that fit in 512 tokens, 16 pairs a step; a round is one epoch over the first `--pairs` of them, each tool in its own
 order. Time is that of the steps with all that happens between them, from the first batch to the last update; loading and tokenisation are outside it in both.
@@ -81,7 +81,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[Row]:
 def main() -> int:
     """Measure, print one JSON line a row."""
     parser = options(__doc__)
-    parser.add_argument("--pairs", type=int, default=64, help="pairs of a round")
+    parser.add_argument("--pairs", type=int, default=32, help="pairs of a round")
     parser.add_argument("--batch-size", type=int, default=BATCH, help="pairs a step")
     return run(parser, measure)
 

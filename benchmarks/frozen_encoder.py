@@ -1,6 +1,6 @@
 """Training a head on a frozen encoder (MiniLM): beside TRL's RewardTrainer with its backbone frozen, with features that are computed anew and with cached ones.
 
-Run: python benchmarks/frozen_encoder.py [--pairs 200] [--out benchmarks/results/frozen_encoder.json]
+Run: python benchmarks/frozen_encoder.py [--pairs 96] [--out benchmarks/results/frozen_encoder.json]
 
 The work is three epochs over 400 pairs of rmb_train that fit in 512 tokens, 16 pairs a step, bf16; a round is three epochs over the first `--pairs` of them, a training of
 its own in every tool. `frozen_encoder` begins with an empty cache each time; `frozen_cached` finds the features of the round before. Loading and tokenisation are outside
@@ -67,7 +67,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[Row]:
 def main() -> int:
     """Measure, print one JSON line a row."""
     parser = options(__doc__)
-    parser.add_argument("--pairs", type=int, default=200, help="pairs of a round")
+    parser.add_argument("--pairs", type=int, default=96, help="pairs of a round")
     return run(parser, measure)
 
 

@@ -2,10 +2,10 @@
 
 Rows that end in `_openvino` are of the same model after `rewardsmith export --to openvino`, where that package is installed; the other tools run torch in all rows.
 
-Run: python benchmarks/scoring.py [--texts 400] [--out benchmarks/results/scoring.json]
+Run: python benchmarks/scoring.py [--texts 120] [--out benchmarks/results/scoring.json]
 
-The work is 400 distinct texts of rmb_eval, prompt and answer as two segments, at most 512 tokens, from strings to numbers; a round in float32 is the first
-`--float32-texts` of them. The model folder is the same for all tools, and so are the token ids of every text that is not cut; what is cut is cut to the same number of tokens.
+The work is distinct texts of rmb_eval, prompt and answer as two segments, at most 512 tokens, from strings to numbers; a round is the first `--texts` of them, in float32 the first
+`--float32-texts`. The model folder is the same for all tools, and so are the token ids of every text that is not cut; what is cut is cut to the same number of tokens.
 Each tool works in batches of its own.
 """
 
@@ -147,8 +147,8 @@ def _same_ids(own: dict[str, Any], others: dict[str, dict[str, Any]]) -> Check:
 def main() -> int:
     """Measure, print one JSON line a row."""
     parser = options(__doc__)
-    parser.add_argument("--texts", type=int, default=400, help="texts of a round in bf16")
-    parser.add_argument("--float32-texts", type=int, default=200, help="texts of a round in float32")
+    parser.add_argument("--texts", type=int, default=120, help="texts of a round in bf16")
+    parser.add_argument("--float32-texts", type=int, default=60, help="texts of a round in float32")
     return run(parser, measure)
 
 
