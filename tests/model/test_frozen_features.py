@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 import rewardsmith
 from rewardsmith.config import TrainSettings
-from rewardsmith.model import frozen_features
+from rewardsmith.model import feature_cache, frozen_features
 from rewardsmith.model.artefact import verify
 from rewardsmith.model.batching_choice import PADDED, choose_batching
-from rewardsmith.model.frozen_features import FeatureReader, choose_learner
+from rewardsmith.model.feature_cache import FeatureReader
+from rewardsmith.model.frozen_features import choose_learner
 from rewardsmith.model.network import build_network, load_tokenizer
 from rewardsmith.model.render import Renderer, RenderSpec
 
@@ -137,7 +138,7 @@ def test_a_second_run_and_another_seed_read_no_text(tiny, data_of, tmp_path, mon
     first, _ = run(tiny("bert"), data, tmp_path / "first")
     files = set((Path(frozen_features_folder())).glob("*.npy"))
     assert len(files) == 1
-    monkeypatch.setattr(frozen_features, "head_outputs", None)  # whoever calls it fails
+    monkeypatch.setattr(feature_cache, "head_outputs", None)  # whoever calls it fails
     again, said = run(tiny("bert"), data, tmp_path / "again")
     assert "features: cache hit, 48 texts" in said  # 24 pairs, all answers distinct
     assert again["history"][-1]["loss"] == first["history"][-1]["loss"]
@@ -256,7 +257,7 @@ def test_blocks_of_texts_make_one_file(tiny, tmp_path, monkeypatch):
     texts = [(f"question {i}", "word " * (i % 7) + str(i)) for i in range(11)]
     tokens = whole.renderer.encode(texts)
     expected = whole.read(tokens, precision="float32")
-    monkeypatch.setattr(frozen_features, "_BLOCK", 3)
+    monkeypatch.setattr(feature_cache, "_BLOCK", 3)
     found = reader_of(tiny("bert"), tmp_path).read(tokens, precision="float32")
     assert np.allclose(found.values[found.rows_of(tokens)], expected.values[expected.rows_of(tokens)], atol=1e-5)
 

@@ -13,17 +13,12 @@ from sklearn.linear_model import LogisticRegression
 import rewardsmith
 from rewardsmith.config import HeadSettings, LossSettings, TrainSettings, build
 from rewardsmith.errors import DataError, NonFiniteError, SettingsError
-from rewardsmith.model import head_solver
+from rewardsmith.model import head_solver, head_strength
 from rewardsmith.model.artefact import verify
-from rewardsmith.model.head_solver import (
-    HeadProblem,
-    check_head,
-    choose_strength,
-    fit_head,
-    head_spread,
-    resampled_heads,
-    solve_heads,
-)
+from rewardsmith.model.head_fit import fit_head
+from rewardsmith.model.head_solver import HeadProblem, check_head, solve_heads
+from rewardsmith.model.head_spread import head_spread, resampled_heads
+from rewardsmith.model.head_strength import choose_strength
 from rewardsmith.model.losses import BradleyTerry, Labels, VoteShare, batch_loss
 
 ONES = np.ones
@@ -155,7 +150,7 @@ def test_no_prompt_is_on_both_sides_of_a_fold():
     prompts = np.repeat(np.arange(40), 10)
     features = np.repeat(rng.normal(size=(40, 2, 60)), 10, axis=0).reshape(-1, 60)
     choice = choose_strength(problem_of(features), prompts, folds=5, seed=0)
-    assert choice.l2 == max(head_solver.STRENGTHS)
+    assert choice.l2 == max(head_strength.STRENGTHS)
     assert choice.log_loss.value > 0.69
     leaked = choose_strength(problem_of(features), np.arange(400), folds=5, seed=0)
     assert leaked.log_loss.value < 0.1
@@ -170,14 +165,14 @@ def test_a_strength_is_chosen_by_what_was_held_out():
     assert choice.alike[0] <= choice.l2 <= choice.alike[1]
     assert choice.log_loss.n == 90 and "30 prompts" in choice.log_loss.method
     losses = np.zeros(90)
-    for _, part in head_solver.GroupKFold(3, shuffle=True, random_state=0).split(prompts, groups=prompts):
+    for _, part in head_strength.GroupKFold(3, shuffle=True, random_state=0).split(prompts, groups=prompts):
         counts = ONES((1, 90))
         counts[0, part] = 0
         weight = solve_heads(problem, counts, np.array([choice.l2])).weight[0]
         losses[part] = np.logaddexp(0, -(problem.differences[part].numpy() @ weight))
     assert choice.log_loss.value == pytest.approx(losses.mean(), abs=1e-6)
     # Weak strengths that were three times in a row worse by more than a standard error are left out.
-    assert len(choice.strengths) < len(head_solver.STRENGTHS)
+    assert len(choice.strengths) < len(head_strength.STRENGTHS)
     with pytest.raises(DataError, match="at least 50 prompts"):
         choose_strength(problem, prompts, folds=50, seed=0)
 

@@ -10,43 +10,34 @@ can make, so a strength means the same for features of any size, and a rotation 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from rewardsmith.config import HeadSettings, TrainSettings
 from rewardsmith.errors import DataError, NonFiniteError, SettingsError
 from rewardsmith.model.losses import Labels, PairObjective
-from rewardsmith.stats import Estimate, Floats, cluster_ratio, mean
+from rewardsmith.stats import Floats
 
 SOLVABLE = ("bradley_terry", "vote_share")
 """Losses that are convex in the head's weights and learn nothing beside them."""
-STRENGTHS = np.logspace(-6, 1, 15)
-"""What "cv" chooses from: two a decade."""
-
 # What takes steps reads them; a solution does not.
 _OF_STEPS = (
     *("learning_rate", "head_learning_rate", "weight_decay", "epochs", "batch_size"),
-    *("ema_decay", "patience", "trainer", "layer_decay"),
+    *("batch_tokens", "ema_decay", "patience", "trainer", "layer_decay"),
 )
 _GRADIENT = 1e-8
 _MAX_ITERATIONS = 5000
 # The solver also stops when no step gains a digit any more. So far from its goal that is an answer, further off it is none.
 _SLACK = 1e3
-# Among the folds it need not: an error of the gradient enters a loss by its square.
-_GRADIENT_OF_FOLDS = 1e-6
-# Weak strengths cost most: the path ends after so many in a row that are worse than the best by more than a standard error.
-_WORSE_IN_A_ROW = 3
+GRADIENT_OF_MANY = 1e-6
+"""Where folds and resamples stop: an error of the gradient enters a loss by its square."""
 
 
 def check_head(settings: TrainSettings) -> None:
@@ -86,9 +77,6 @@ def check_head(settings: TrainSettings) -> None:
             )
     if head.l2 != "cv" and head.folds != defaults.folds:
         raise SettingsError('head.l2 = "cv" for head.folds', f"l2 = {head.l2:g}", "Leave one of the two out.")
-
-
-# ---------------------------------------------------------------- the problem
 
 
 @dataclass(frozen=True)
@@ -285,291 +273,3 @@ def _centring_term(problem: HeadProblem, sums: Tensor, weight: Tensor, heads: Te
 def _mean_sums(sums: Tensor, weight: Tensor, heads: Tensor) -> Tensor:
     """The weighted mean of both scores' sum under each head, (S, 1)."""
     return ((heads @ sums.T) * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-
-
-# ---------------------------------------------------------------- which strength
-
-
-@dataclass(frozen=True)
-class StrengthChoice:
-    """A cross-validation over whole prompts.
-
-    Args:
-        l2: the strength with the lowest held-out log-loss.
-        folds: how many.
-        strengths: all that were tried, rising.
-        log_losses: the held-out log-loss of a pair under each.
-        alike: the weakest and the strongest whose log-loss lies within one standard error of the lowest.
-    """
-
-    l2: float
-    folds: int
-    strengths: tuple[float, ...]
-    log_losses: tuple[Estimate, ...]
-    alike: tuple[float, float]
-
-    @property
-    def log_loss(self) -> Estimate:
-        """Of the chosen strength. It was chosen by this number, which flatters it a little."""
-        return self.log_losses[self.strengths.index(self.l2)]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The document that the manifest holds."""
-        return {
-            "folds": self.folds,
-            "log_loss": self.log_loss.as_dict(),
-            "within_one_standard_error": list(self.alike),
-            "tried": [
-                {"l2": l2, "log_loss": e.as_dict()} for l2, e in zip(self.strengths, self.log_losses, strict=True)
-            ],
-        }
-
-
-def choose_strength(
-    problem: HeadProblem,
-    prompts: NDArray[np.int64],
-    *,
-    folds: int,
-    seed: int,
-    strengths: Sequence[float] = tuple(STRENGTHS.tolist()),
-) -> StrengthChoice:
-    """The strength of the lowest held-out log-loss, every pair judged by a head that saw no pair of its prompt.
-
-    Held out, a pair counts by its own likelihood, as in a dev part: without margin, smoothing, centring and weight. From the strongest penalty to the
-    weakest, each from the solutions of the last one, the folds at once; weak ones are left out when three in a row were worse by more than a standard error.
-
-    Args:
-        problem: the pairs.
-        prompts: the prompt of each pair, (n,).
-        folds: parts of whole prompts.
-        seed: of the assignment of prompts to folds.
-        strengths: to choose from.
-
-    Raises:
-        DataError: if there are fewer prompts than folds.
-        NonFiniteError: if the solver does not arrive.
-    """
-    num_prompts = len(np.unique(prompts))
-    if num_prompts < folds:
-        raise DataError(
-            f"at least {folds} prompts for a cross-validation of {folds} folds",
-            f"{num_prompts}",
-            "Lower head.folds, or set head.l2 to a number.",
-        )
-    parts = [part for _, part in GroupKFold(folds, shuffle=True, random_state=seed).split(prompts, groups=prompts)]
-    counts = np.ones((folds, len(prompts)))
-    for fold, part in enumerate(parts):
-        counts[fold, part] = 0
-    tried: list[tuple[float, Estimate]] = []
-    heads = np.zeros((folds, problem.differences.shape[1]))
-    worse = 0
-    for l2 in sorted(strengths, reverse=True):
-        heads = solve_heads(problem, counts, np.full(folds, l2), start=heads, gradient=_GRADIENT_OF_FOLDS).weight
-        tried.append((l2, _held_out_loss(problem, heads, parts, prompts)))
-        best = min((one for _, one in tried), key=lambda one: one.value)
-        worse = worse + 1 if tried[-1][1].value > best.value + _standard_error(best) else 0
-        if worse == _WORSE_IN_A_ROW:
-            break
-    found = sorted(tried, key=lambda one: one[0])
-    lowest = min(found, key=lambda one: one[1].value)
-    alike = [l2 for l2, one in found if one.value <= lowest[1].value + _standard_error(lowest[1])]
-    return StrengthChoice(
-        lowest[0], folds, tuple(l2 for l2, _ in found), tuple(one for _, one in found), (alike[0], alike[-1])
-    )
-
-
-def _held_out_loss(
-    problem: HeadProblem, heads: Floats, parts: Sequence[NDArray[np.int64]], prompts: NDArray[np.int64]
-) -> Estimate:
-    """The log-loss of all pairs, each under the head of the fold that it was left out of."""
-    margins = torch.zeros(len(prompts), dtype=torch.float64)
-    for head, part in zip(torch.from_numpy(heads), parts, strict=True):
-        margins[part] = problem.differences[part] @ head
-    losses = problem.objective.likelihood(margins, problem.labels).numpy()
-    return cluster_ratio(losses, np.ones(len(losses)), prompts)
-
-
-def _standard_error(estimate: Estimate) -> float:
-    """Of a normal interval of 95 %."""
-    return (estimate.high - estimate.low) / (2 * 1.959964)
-
-
-# ---------------------------------------------------------------- how sure
-
-
-def resampled_heads(
-    problem: HeadProblem, prompts: NDArray[np.int64], start: Floats, *, l2: float, resamples: int, seed: int
-) -> Heads:
-    """Heads on data whose prompts were drawn again with replacement, all solved at once from the head (H,) on the data as they are.
-
-    Raises:
-        NonFiniteError: if the solver does not arrive.
-    """
-    codes = np.unique(prompts, return_inverse=True)[1]
-    num_prompts = int(codes.max()) + 1
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), size=resamples)  # (S, prompts)
-    counts = drawn[:, codes].astype(np.float64)
-    return solve_heads(
-        problem, counts, np.full(resamples, l2), start=np.tile(start, (resamples, 1)), gradient=_GRADIENT_OF_FOLDS
-    )
-
-
-@dataclass(frozen=True)
-class HeadSpread:
-    """How far the scores of resampled heads differ on some pairs.
-
-    Args:
-        heads: how many.
-        part: the pairs: "dev" or "train".
-        score_sd: the standard deviation of an answer's score over the heads, the mean over answers; each head's scores are shifted to a mean of 0 first,
-            for a loss of pairs leaves their level open.
-        margin_sd: the same of a pair's margin, which has no level.
-        turned: the share of (pair, head) whose order is not that of the saved head.
-    """
-
-    heads: int
-    part: str
-    score_sd: Estimate
-    margin_sd: Estimate
-    turned: Estimate
-
-    def as_dict(self) -> dict[str, Any]:
-        """The document that reports hold."""
-        return asdict(self)
-
-
-def head_spread(
-    weights: Floats, saved: Floats, features: Floats, prompts: NDArray[np.int64], *, part: str
-) -> HeadSpread:
-    """The spread of heads (S, H) around the saved one (H,) over pairs of features (2n, H), chosen and rejected in turn, of prompts (n,)."""
-    scores = features @ weights.T  # (2n, S)
-    levelled = scores - scores.mean(0)
-    margins = scores[0::2] - scores[1::2]
-    order = features[0::2] @ saved - features[1::2] @ saved
-    # A pair that the saved head cannot tell apart has no order to turn round.
-    turned = (np.sign(margins) != np.sign(order)[:, None]).mean(1) * (order != 0)
-    return HeadSpread(
-        weights.shape[0],
-        part,
-        mean(levelled.std(1, ddof=1), np.repeat(prompts, 2)),
-        mean(margins.std(1, ddof=1), prompts),
-        mean(turned, prompts),
-    )
-
-
-# ---------------------------------------------------------------- a whole fit
-
-
-@dataclass(frozen=True)
-class HeadFit:
-    """The head of a run.
-
-    Args:
-        weight: float32 (H,).
-        bias: 0 but where the loss is centred and the head has one.
-        l2: strength of the penalty.
-        choice: how it was chosen; None where it was set.
-        loss: the mean training loss, without penalty and centring.
-        gradient_norm: see `Heads`.
-        iterations: of the last solution.
-        size: r in the penalty.
-        spread: of resampled heads, if any.
-        seconds: that everything took.
-    """
-
-    weight: NDArray[np.float32]
-    bias: float
-    l2: float
-    choice: StrengthChoice | None
-    loss: float
-    gradient_norm: float
-    iterations: int
-    size: float
-    spread: HeadSpread | None
-    seconds: float
-
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of it."""
-        return {
-            "solver": "lbfgs",
-            "l2": self.l2,
-            "l2_chosen_by": "as set" if self.choice is None else "cross-validation",
-            "cross_validation": None if self.choice is None else self.choice.as_dict(),
-            "train_loss": self.loss,
-            "gradient_norm": self.gradient_norm,
-            "iterations": self.iterations,
-            "feature_size": self.size,
-            "resamples": None if self.spread is None else self.spread.as_dict(),
-        }
-
-    def lines(self) -> list[str]:
-        """The same for people."""
-        chosen = "as set"
-        told = []
-        if self.choice is not None:
-            choice = self.choice
-            chosen = f"the best of {len(choice.strengths)} by cross-validation in {choice.folds} folds of whole prompts"
-            weak, strong = choice.alike
-            told.append(
-                f"head: held-out log-loss {choice.log_loss}; within one standard error of it: l2 from {weak:.2g} to {strong:.2g}"
-            )
-            if choice.l2 in (choice.strengths[0], choice.strengths[-1]):
-                told.append(f"warning: l2 {choice.l2:.2g} is at the end of what was tried; set head.l2 to go further")
-        if self.spread is not None:
-            told.append(
-                f"head: {self.spread.heads} heads on data drawn again by prompt: standard deviation {self.spread.score_sd} of a score and "
-                f"{self.spread.margin_sd} of a margin of the {self.spread.part} pairs; {self.spread.turned} of the orders turn round"
-            )
-        return [
-            f"head: solved in {self.seconds:.1f} s by L-BFGS ({self.iterations} iterations, gradient {self.gradient_norm:.0e}); "
-            f"l2 {self.l2:.2g} ({chosen})",
-            *told,
-        ]
-
-
-def fit_head(
-    problem: HeadProblem,
-    prompts: NDArray[np.int64],
-    settings: HeadSettings,
-    *,
-    seed: int,
-    spread_on: Callable[[], tuple[Floats, NDArray[np.int64], str]],
-) -> HeadFit:
-    """Choose the strength if that is asked for, solve for the head, and for resampled ones if they are.
-
-    Args:
-        problem: the training pairs.
-        prompts: the prompt of each, (n,).
-        settings: the `[head]` table.
-        seed: of folds and resamples; the head does not depend on it but through the chosen strength.
-        spread_on: the features (2m, H), the prompts (m,) and the name of the pairs on which resampled heads are compared.
-
-    Raises:
-        DataError: if there are fewer prompts than folds.
-        NonFiniteError: if the solver does not arrive.
-    """
-    started = time.monotonic()
-    choice = None if settings.l2 != "cv" else choose_strength(problem, prompts, folds=settings.folds, seed=seed)
-    l2 = choice.l2 if choice is not None else float(settings.l2)
-    heads = solve_heads(problem, np.ones((1, len(prompts))), np.array([l2]))
-    weight = heads.weight[0]
-    margins = problem.differences @ torch.from_numpy(weight)
-    losses = problem.weight * problem.objective.fitted(margins, problem.labels)
-    fit = HeadFit(
-        weight.astype(np.float32),
-        float(heads.bias[0]),
-        l2,
-        choice,
-        float(losses.mean()),
-        heads.gradient_norm,
-        heads.iterations,
-        problem.size,
-        None,
-        0.0,
-    )
-    if settings.resamples:
-        again = resampled_heads(problem, prompts, weight, l2=l2, resamples=settings.resamples, seed=seed)
-        features, of_prompts, part = spread_on()
-        fit = replace(fit, spread=head_spread(again.weight, weight, features, of_prompts, part=part))
-    return replace(fit, seconds=time.monotonic() - started)

@@ -44,7 +44,8 @@ from rewardsmith.model.callbacks import (
 from rewardsmith.model.card import model_card
 from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
-from rewardsmith.model.frozen_features import FeatureReader, HeadLearner, Learner, choose_learner
+from rewardsmith.model.feature_cache import FeatureReader
+from rewardsmith.model.frozen_features import HeadLearner, Learner, choose_learner
 from rewardsmith.model.head_fit import Learned, solve_on_features
 from rewardsmith.model.head_solver import check_head
 from rewardsmith.model.losses import LOSSES, Objective, PairObjective, SquaredError
