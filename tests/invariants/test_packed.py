@@ -197,6 +197,7 @@ def test_what_cannot_be_packed_is_padded_and_says_why(tiny, tmp_path):
     assert choose_batching(deberta, CPU) == BatchingChoice(False, False, "auto: packing is not proven for deberta-v2")
     with pytest.raises(SettingsError, match="not proven for deberta-v2"):
         choose_batching(deberta, CPU, wanted="packed")
+    assert choose_batching(deberta, CPU, wanted="padded") == PADDED, "the reason is the user's wish"
     roberta = build_network(tiny("roberta"), pooling="native", seed=0, dropout=False)
     assert "own head" in choose_batching(roberta, CPU).reason
     bert = build_network(tiny("bert"), pooling="auto", seed=0, dropout=True)

@@ -7,11 +7,17 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch.utils.data._utils.pin_memory import pin_memory
 
 import rewardsmith
+from rewardsmith.config import LossSettings
+from rewardsmith.data.schema import Preference
 from rewardsmith.errors import SettingsError
+from rewardsmith.model.batching import Batch
 from rewardsmith.model.batching_choice import BatchingChoice
-from rewardsmith.model.examples import ExampleCollator
+from rewardsmith.model.examples import ExampleCollator, example_table
+from rewardsmith.model.network import load_tokenizer
+from rewardsmith.model.render import Renderer, RenderSpec
 from rewardsmith.model.saving import measure_saving
 
 
@@ -111,6 +117,28 @@ def test_batches_made_by_another_process_are_the_same(tiny, toy_pairs, tmp_path)
     here, _ = train(tiny("qwen2"), toy_pairs, tmp_path / "here")
     there, _ = train(tiny("qwen2"), toy_pairs, tmp_path / "there", trainer={"dataloader_num_workers": 1})
     assert apart(here, there) == 0
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_every_tensor_of_a_batch_is_pinned_for_a_gpu(packed, tiny, monkeypatch):
+    """The data loader calls `pin_memory` of what has it; without a GPU its effect is stood in for by a mark."""
+    base = tiny("bert")
+    renderer = Renderer(load_tokenizer(base), RenderSpec(max_length=64, encoding="pair"))
+    pairs = [Preference(f"r{i}", f"Item {i}?", "Use glue." * (i + 1), "No.", weight=2.0) for i in range(3)]
+    table, _ = example_table(pairs, renderer, LossSettings(), cache=None)
+    batching = BatchingChoice(packed, False, "a test wants it so")
+    collate = ExampleCollator(table, pad_id=0, with_types=True, batching=batching, batch_tokens=4096)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1000)
+    (plain,) = collate([0, 1, 2])["parts"]
+    (pinned,) = pin_memory(collate([0, 1, 2]))["parts"]
+    seen, numbers = [0, 0], [0, 0]
+    for place, part in enumerate((plain, pinned)):
+        for batch, places in part.batches:
+            tensors = batch if isinstance(batch, Batch) else vars(batch).values()
+            every = [*tensors, places, part.better, part.rows, part.labels.weight, part.labels.sizes]
+            seen[place] += sum(int(tensor.sum()) for tensor in every if isinstance(tensor, torch.Tensor))
+            numbers[place] += sum(tensor.numel() for tensor in every if isinstance(tensor, torch.Tensor))
+    assert numbers[1] == numbers[0] and seen[1] == seen[0] + 1000 * numbers[0]
 
 
 def test_what_cannot_be_packed_is_refused_before_training_or_padded(tiny, toy_pairs, tmp_path):

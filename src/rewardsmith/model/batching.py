@@ -25,9 +25,13 @@ class Batch(NamedTuple):
     attention_mask: Tensor
     token_type_ids: Tensor | None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed: moved, pinned."""
+        return Batch(*(None if tensor is None else change(tensor) for tensor in self))
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))
+        return self.map(lambda tensor: tensor.to(device))
 
 
 def scoring_plan(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:

@@ -80,15 +80,15 @@ def choose_batching(
     Raises:
         SettingsError: if what is asked for would not be exact.
     """
+    if wanted == "padded":
+        if share is True:
+            raise SettingsError("packed batches for share_prompts", 'batching = "padded"', "Remove one of the two.")
+        return PADDED
     obstacle = _obstacle(network, dropout=dropout, compiled=compiled)
     if obstacle and (wanted == "packed" or share is True):
         raise SettingsError("a model and settings that can be packed", obstacle, 'Set batching = "auto".')
     if obstacle:
         return BatchingChoice(False, False, f"auto: {obstacle}")
-    if wanted == "padded":
-        if share is True:
-            raise SettingsError("packed batches for share_prompts", 'batching = "padded"', "Remove one of the two.")
-        return PADDED
     if wanted == "auto" and device.type != "cpu":
         return BatchingChoice(False, False, f"auto: packing has been measured on CPUs only, this is {device.type}")
     causal = reads_left_to_right(network.backbone_type)

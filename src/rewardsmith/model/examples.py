@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -259,15 +259,21 @@ class Part:
         """What the network says of each batch, as one (N, A) in the order of the answers."""
         return torch.cat(outputs)[torch.argsort(torch.cat([places for _, places in self.batches]))]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Part:
+        """The part with each of its tensors changed: moved, pinned."""
+        labels = {name: value if value is None else change(value) for name, value in vars(self.labels).items()}
+        batches = [(batch.map(change), change(places)) for batch, places in self.batches]
+        return replace(
+            self, batches=batches, labels=Labels(**labels), better=change(self.better), rows=change(self.rows)
+        )
+
     def to(self, device: torch.device, non_blocking: bool = False) -> Part:
         """The part on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        labels = {name: value if value is None else moved(value) for name, value in vars(self.labels).items()}
-        batches = [(batch.to(device), moved(places)) for batch, places in self.batches]
-        return replace(self, batches=batches, labels=Labels(**labels), better=moved(self.better), rows=moved(self.rows))
+    def pin_memory(self) -> Part:
+        """The part in memory that a GPU copies from while it computes; the data loader asks for it."""
+        return self.map(Tensor.pin_memory)
 
 
 @dataclass(frozen=True)

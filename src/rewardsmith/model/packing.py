@@ -9,7 +9,7 @@ Legend: `N` texts, `T` tokens of the row, `L` tokens of the longest text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,16 +66,21 @@ class PackedBatch:
     mask: Tensor
     segments: tuple[Segment, ...]
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> PackedBatch:
-        """The batch on a device."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        types = None if self.token_type_ids is None else moved(self.token_type_ids)
+    def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
+        """The batch with each of its tensors changed: moved, pinned."""
+        types = None if self.token_type_ids is None else change(self.token_type_ids)
         return PackedBatch(
-            moved(self.input_ids), moved(self.position_ids), types, moved(self.tokens), moved(self.mask), self.segments
+            change(self.input_ids),
+            change(self.position_ids),
+            types,
+            change(self.tokens),
+            change(self.mask),
+            self.segments,
         )
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The batch on a device."""
+        return self.map(lambda tensor: tensor.to(device))
 
 
 def families(texts: Sequence[NDArray[np.int32]]) -> list[Family]:

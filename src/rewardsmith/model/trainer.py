@@ -116,7 +116,7 @@ class PreferenceTrainer(Trainer):
         self.network, self.table, self.objective, self.dtype_name, self.rates = network, table, objective, dtype, rates
         self.average, self.collator = average, collator
         self._margins: list[Tensor] = []  # of the parts of the step that is going on
-        _route(network)
+        route(network)
         self.statistics, self.gradient_guard, self.stuck_guard = StepStatistics(), GradientGuard(), StuckGuard()
         super().__init__(
             model=network.model,
@@ -226,7 +226,7 @@ class PreferenceTrainer(Trainer):
             raise
 
 
-def _route(network: Network) -> None:
+def route(network: Network) -> None:
     """Let the network's model take whole batches: what wraps it (to exchange gradients between processes, say) acts on its forward, and must see every pass."""
     plain = network.model.forward
 

@@ -30,7 +30,7 @@ _OURS = {
     "metric_for_best_model": "dev_share or dev_data: the lowest log-loss is kept",
     "remove_unused_columns": "nothing: pairs have no such columns",
     "label_smoothing_factor": "loss.label_smoothing",
-    "train_sampling_strategy": "nothing: pairs of like length always share a batch",
+    "train_sampling_strategy": "nothing: the order is a shuffle by the seed, and what is padded is of like length",
     "auto_find_batch_size": "batch_size and trainer.gradient_accumulation_steps",
     "bf16": "precision",
     "fp16": "precision",
