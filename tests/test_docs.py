@@ -1,11 +1,16 @@
 """Every command block of the documentation runs: with a tiny model by default, to the letter with the real one in the slow tests."""
 
+import contextlib
+import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rewardsmith.cli import main
@@ -23,6 +28,7 @@ PAGES = (
     "docs/frozen.md",
     "docs/speed.md",
     "docs/export.md",
+    "docs/serve.md",
 )
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -41,18 +47,47 @@ def quick(words, tiny):
     return words
 
 
+@contextlib.contextmanager
+def served(words):
+    """A server that a page starts, until the page ends."""
+    command = [sys.executable, "-m", "rewardsmith", *words, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            url = json.loads(line)["url"]
+            while httpx.get(f"{url}/ready").status_code != 200:
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
 def run_page(page, change):
-    for language, text in blocks(page):
-        if language == "python":
-            found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
-            assert found.returncode == 0, f"{page}: {text}\n{found.stderr}"
-            continue
-        for line in text.splitlines():
-            words = shlex.split(line)
-            if words[0] == "rewardsmith":
-                assert main(change(words[1:])) == 0, f"{page}: {line}"
-            else:
-                subprocess.run(line, shell=True, check=True, capture_output=True)
+    port = str(free_port())
+    with contextlib.ExitStack() as servers:
+        for language, text in blocks(page):
+            text = text.replace("8000", port)
+            if language == "python":
+                found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+                assert found.returncode == 0, f"{page}: {text}\n{found.stderr}"
+                continue
+            for line in text.splitlines():
+                words = shlex.split(line)
+                if words[:2] == ["rewardsmith", "serve"]:
+                    servers.enter_context(served(words[1:]))
+                elif words[0] == "rewardsmith":
+                    assert main(change(words[1:])) == 0, f"{page}: {line}"
+                else:
+                    subprocess.run(line, shell=True, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])

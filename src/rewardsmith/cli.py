@@ -19,6 +19,7 @@ from rewardsmith.config import (
     ExportSettings,
     LintSettings,
     ScoringSettings,
+    ServeSettings,
     TrainSettings,
     build,
     merge,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from rewardsmith.data.truncation import Cutter
     from rewardsmith.linting.doctor import Judge
+    from rewardsmith.loading import Source
     from rewardsmith.model.artefact import Check
-    from rewardsmith.model.reward_model import RewardModel
 
 _INTERRUPTED = 130
 
@@ -135,29 +136,28 @@ def score(
     from rewardsmith.data.io import source_identity
     from rewardsmith.streaming import score_file
 
-    scorer = _load(model, device, precision, threads, seed)
+    source = _load(model, device, precision, threads, seed)
     identity = {
-        "model": scorer.contract.files,
+        "model": dict(source.files),
         "data": source_identity(data),
-        "precision": scorer.precision,
+        "precision": source.precision.get("precision"),
         "skip_bad": skip_bad,
     }
     console = _console()
     with console.status("scoring") as status:
         done = score_file(
-            scorer,
+            source.scorer,
             data,
             out,
             identity=identity,
             skip_bad=skip_bad,
             on_window=lambda n: status.update(f"scored {n:,} rows"),
         )
-    document = {"verb": "score", "model": Path(model).name, **scorer.precision_record(), **done.as_dict()}
+    document = {"verb": "score", "model": source.name, **source.precision, **done.as_dict()}
     resumed = f" (went on after {done.resumed_from:,})" if done.resumed_from else ""
     skipped = f", skipped {dict(done.skipped)}" if done.skipped else ""
-    _finish(
-        document, as_json, f"{done.num_rows:,} rows{resumed} -> {out}; truncated answers: {done.truncated:,}{skipped}"
-    )
+    cut = "unknown" if done.truncated is None else f"{done.truncated:,}"
+    _finish(document, as_json, f"{done.num_rows:,} rows{resumed} -> {out}; truncated answers: {cut}{skipped}")
 
 
 @app.command()
@@ -181,25 +181,26 @@ def evaluate(
     from rewardsmith.data import io
     from rewardsmith.evaluation.pairwise import evaluate as judge
     from rewardsmith.evaluation.report import counts_line, evaluation_table
+    from rewardsmith.loading import described
     from rewardsmith.manifest import package_versions
     from rewardsmith.storage import atomic_folder, write_json
 
     reading = io.read(data, skip_bad=skip_bad)
     pairs = io.preferences(reading.rows, data)
     _console().print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
-    scorer = _load(model, device, precision, threads, seed)
+    source = _load(model, device, precision, threads, seed)
     columns = by.split(",") if by else None
     found = judge(
-        scorer,
+        source.scorer,
         pairs,
         by=columns,
-        temperature=scorer.contract.temperature,
+        temperature=source.temperature,
         seed=seed,
-        swap_tolerance=scorer.tolerance,
+        swap_tolerance=source.tolerance,
     )
     document = {
         "verb": "evaluate",
-        "model": {"name": Path(model).name, "files": scorer.contract.files},
+        "model": described(source),
         "data": {
             "source": io.source_name(data),
             "sha256": io.fingerprint(pairs),
@@ -208,7 +209,7 @@ def evaluate(
             "without": reading.without,
             "skipped_bad": dict(reading.skipped),
         },
-        **scorer.precision_record(),
+        **source.precision,
         "seed": seed,
         "versions": package_versions(),
         **found.document,
@@ -219,7 +220,7 @@ def evaluate(
             runs.write_pairs(found, folder / "pairs.jsonl")
     console = _console()
     if not as_json:
-        console.print(evaluation_table(document, f"{Path(model).name} on {io.source_name(data)}", by=columns or ()))
+        console.print(evaluation_table(document, f"{source.name} on {io.source_name(data)}", by=columns or ()))
     console.print(counts_line(document), highlight=False, markup=False)
     _finish(document, as_json, f"written to {out}" if out else "")
 
@@ -290,6 +291,38 @@ def export(
     _finish(done.document, as_json, f"exported to {out}" if done.ok else "refused: nothing was written")
     if not done.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(help="MODEL or NAME=MODEL, one or more.")],
+    host: Annotated[str | None, typer.Option(help="Address to listen on; another than loopback needs keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    keys_file: Annotated[str | None, typer.Option(help="Keys that let in, one a line.")] = None,
+    insecure: Annotated[bool | None, typer.Option("--insecure", help="Serve other machines without keys.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. deadline=10.")] = None,
+    device: DeviceOption = "auto",
+    precision: ScoringPrecision = "float32",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Serve models over HTTP: our own API, and the protocols of OpenRLHF, vLLM, SGLang, TEI and LLaMA-Factory."""
+    flags = {"host": host, "port": port, "keys_file": keys_file, "insecure": insecure}
+    settings = build(ServeSettings, merge({}, flags, sets or []))
+    scoring = build(ScoringSettings, {"device": device, "precision": precision, "batch_tokens": settings.batch_tokens})
+    from rewardsmith import service
+    from rewardsmith.model.precision import prepare_process
+
+    sources = service.named(models)
+    prepare_process(threads=threads, seed=seed)
+    console = _console()
+
+    def started(address: str) -> None:
+        console.print(f"docs at {address}/docs; stop with Ctrl-C", highlight=False, soft_wrap=True)
+        _finish({"verb": "serve", "url": address, "models": list(sources)}, as_json, f"serving at {address}")
+
+    service.serve(sources, settings, scoring, console=console, on_started=started)
 
 
 @app.command("import")
@@ -539,14 +572,12 @@ def demo(
     _finish(document, as_json, line)
 
 
-def _load(model: str, device: Device, precision: str, threads: int | None, seed: int) -> RewardModel:
-    """The scorer of a MODEL argument."""
+def _load(model: str, device: Device, precision: str, threads: int | None, seed: int) -> Source:
+    """The scorer of a MODEL argument, a folder or a URL."""
     settings = build(ScoringSettings, {"device": device, "precision": precision})
-    from rewardsmith.model.precision import prepare_process
-    from rewardsmith.model.reward_model import RewardModel
+    from rewardsmith.loading import load_source
 
-    prepare_process(threads=threads, seed=seed)
-    return RewardModel.load(model, settings)
+    return load_source(model, settings, threads=threads, seed=seed)
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
@@ -592,12 +623,18 @@ def _cutter(model: str, max_length: int, truncation: Literal["keep_answer", "rig
 def _judge(model: str, device: Device, threads: int | None, seed: int) -> Judge:
     """What judges labels: a reward model by its own scores, any other model by a linear model on its frozen features."""
     from rewardsmith.linting.judges import FeatureJudge, ScorerJudge
+    from rewardsmith.remote import is_url
+
+    if is_url(model):
+        source = _load(model, device, "float32", threads, seed)
+        return ScorerJudge(source.name, source.scorer)
     from rewardsmith.model.exported import is_exported
     from rewardsmith.model.features import FrozenEncoder
     from rewardsmith.model.network import is_reward_model, read_config, source_folder
 
     if is_exported(model) or is_reward_model(read_config(source_folder(model))):
-        return ScorerJudge(Path(model).name, _load(model, device, "float32", threads, seed))
+        source = _load(model, device, "float32", threads, seed)
+        return ScorerJudge(source.name, source.scorer)
     from rewardsmith.model.precision import prepare_process
 
     prepare_process(threads=threads, seed=seed)

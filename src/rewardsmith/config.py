@@ -284,6 +284,45 @@ class ScoringSettings(_Settings):
     """Decoders: texts that begin alike read their beginning once; `auto`: where batches are packed."""
 
 
+class ServeSettings(_Settings):
+    """What `rewardsmith serve` can be told; `--set name=value` reaches what has no flag."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; another than loopback needs keys."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes a free one, which is printed."""
+    keys_file: str | None = None
+    """Keys that let in, one a line; also from the environment variable REWARDSMITH_API_KEYS."""
+    insecure: bool = False
+    """Serve other machines without keys, where the network itself is closed."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that a Host header may give; on loopback those of loopback, elsewhere any where none is given."""
+    templated_texts: bool = False
+    """Clients send /classify and /pooling texts that they rendered with the model's chat template (verl): the control tokens in them are meant."""
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens of one batch."""
+    max_wait: float = Field(default=0.002, ge=0, le=1)
+    """Seconds for which a batch that is not full waits for more, while several clients are active."""
+    queue_texts: int = Field(default=8192, ge=1)
+    """Texts that may be held at a time; more are answered 429."""
+    deadline: float = Field(default=60.0, gt=0)
+    """Seconds until a request that has no score yet is answered 504."""
+    max_requests: int = Field(default=512, ge=1)
+    """Requests that may be open at a time; more are answered 429."""
+    max_texts: int = Field(default=1024, ge=1)
+    """Texts of one request."""
+    max_characters: int = Field(default=1_000_000, ge=1)
+    """Characters of one text."""
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1)
+    """Bytes of one body."""
+    body_seconds: float = Field(default=30.0, gt=0)
+    """For which a body may take to come."""
+    header_seconds: float = Field(default=10.0, gt=0)
+    """For which a connection may take to send the head of a request."""
+    access_log: bool = False
+    """A line a request, with its path and status and no text."""
+
+
 class ExportSettings(_Settings):
     """What `rewardsmith export` can be told."""
 

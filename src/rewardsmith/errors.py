@@ -9,6 +9,7 @@
     |   `-- ContractError            rewardsmith.json is broken, too new, or disagrees with the folder
     |-- LengthError                  a text that max_length and the policy do not allow
     |-- ScoreError                   a scorer returned something that is no finite number
+    |-- RemoteError                  a server cannot be reached, refuses, or answers otherwise than it must
     |-- OutputError                  a place that may not or cannot be written
     |-- MissingExtraError            an optional package is not installed
     `-- TrainingStopped              exit code 1: a guard ended the run with a diagnosis
@@ -102,6 +103,22 @@ class LengthError(RewardsmithError):
 
 class ScoreError(RewardsmithError):
     """A scorer returned something that is no finite number."""
+
+
+class RemoteError(RewardsmithError):
+    """A server cannot be reached, refuses, or answers otherwise than it must.
+
+    Args:
+        needed: see `RewardsmithError`.
+        came: see `RewardsmithError`.
+        mend: see `RewardsmithError`.
+        status: of its answer; None where none came.
+    """
+
+    def __init__(self, needed: str, came: str, mend: str, *, status: int | None = None) -> None:
+        """Keep the status."""
+        super().__init__(needed, came, mend)
+        self.status = status
 
 
 class OutputError(RewardsmithError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,79 @@ class ScoreTable:
     special_strings: NDArray[np.int64]
     digest: NDArray[np.uint64]
 
+    def __len__(self) -> int:
+        """How many answers."""
+        return len(self.score)
+
+    def take(self, rows: slice) -> ScoreTable:
+        """Some of the rows."""
+        return ScoreTable(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    @classmethod
+    def empty(cls) -> ScoreTable:
+        """No rows."""
+        counts = np.zeros(0, np.int64)
+        return cls(
+            score=np.zeros(0, np.float32),
+            tokens=counts,
+            full_tokens=counts,
+            truncated=np.zeros(0, np.bool_),
+            prompt_cut=counts,
+            answer_cut=counts,
+            special_strings=counts,
+            digest=np.zeros(0, np.uint64),
+        )
+
+    @classmethod
+    def join(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """Tables one after the other, at least one."""
+        return cls(*(np.concatenate([getattr(table, column.name) for table in tables]) for column in fields(cls)))
+
+
+@dataclass(frozen=True)
+class RawText:
+    """A text that its sender has rendered: it is read as it stands, without the model's template.
+
+    Args:
+        text: the whole of it.
+        control: strings of special tokens in it are control tokens; else they are plain text like any other.
+        special: the tokenizer's own special tokens stand around it; one that the text brings itself (`control`) is not doubled.
+        max_tokens: a limit below the model's own; None for that.
+        keep: the end of a text over the limit that is kept.
+    """
+
+    text: str
+    control: bool = False
+    special: bool = True
+    max_tokens: int | None = None
+    keep: Literal["first", "last"] = "first"
+
+
+@dataclass(frozen=True)
+class RawIds:
+    """Token ids that are read as they stand; see `RawText` for the limit."""
+
+    ids: tuple[int, ...]
+    max_tokens: int | None = None
+    keep: Literal["first", "last"] = "first"
+
+
+Input: TypeAlias = Pair | RawText | RawIds
+"""What a server is asked to score."""
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One text as a scorer reads it.
+
+    Args:
+        num_tokens: that the model reads.
+        tokens: for the scorer that made it, and nobody else.
+    """
+
+    num_tokens: int
+    tokens: Any
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -55,6 +128,26 @@ class TableScorer(Scorer, Protocol):
 
     def table(self, pairs: Sequence[Pair]) -> ScoreTable:
         """Scores with token counts and cuts."""
+        ...
+
+
+class TextScorer(TableScorer, Protocol):
+    """A scorer whose two steps can be taken apart: reading texts, and scoring what was read, of whichever requests it came."""
+
+    def encode(self, inputs: Sequence[Input]) -> list[EncodedText]:
+        """Each input as the model reads it, in their order.
+
+        Raises:
+            RewardsmithError: at an input that cannot be read: too long under the policy "error", ids outside the vocabulary.
+        """
+        ...
+
+    def score_encoded(self, texts: Sequence[EncodedText]) -> ScoreTable:
+        """Scores of encoded texts, in their order; at least one.
+
+        Raises:
+            ScoreError: if a score is not finite.
+        """
         ...
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from rewardsmith.data import io
 from rewardsmith.data.schema import Group, Pair, Preference, Row
 from rewardsmith.errors import DataError, OutputError, RowError
-from rewardsmith.scores import ScoreTable, TableScorer
+from rewardsmith.scores import Scorer, TableScorer, checked
 from rewardsmith.storage import write_error, write_json
 
 WINDOW = 4096
@@ -24,12 +26,12 @@ WINDOW = 4096
 
 @dataclass
 class Scored:
-    """What `score_file` did; `truncated` and `special_strings` count answers of this call."""
+    """What `score_file` did; `truncated` and `special_strings` count answers of this call, None where the scorer does not say."""
 
     num_rows: int = 0
     num_answers: int = 0
-    truncated: int = 0
-    special_strings: int = 0
+    truncated: int | None = None
+    special_strings: int | None = None
     resumed_from: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
 
@@ -47,31 +49,27 @@ def answers_of(row: Row) -> list[Pair]:
     return [(row.prompt, row.answer)]
 
 
-def scored_row(row: Row, table: ScoreTable, start: int) -> dict[str, Any]:
-    """One output row; `start` is where the row's answers begin in the table."""
-    if isinstance(row, Preference):
-        document: dict[str, Any] = {"id": row.id}
-        for name in ("score", "tokens", "truncated"):
+Columns = Mapping[str, NDArray[Any]]
+"""`score`, and `tokens` and `truncated` where the scorer says them; one row an answer."""
+
+
+def scored_row(row: Row, columns: Columns, start: int) -> dict[str, Any]:
+    """One output row; `start` is where the row's answers begin in the columns."""
+    document: dict[str, Any] = {"id": row.id}
+    for name, column in columns.items():
+        if isinstance(row, Preference):
             for offset, side in enumerate(("chosen", "rejected")):
-                document[f"{name}_{side}"] = _plain(table, name, start + offset)
-        return document
-    if isinstance(row, Group):
-        places = range(start, start + len(row.answers))
-        return {
-            "id": row.id,
-            "scores": [_plain(table, "score", i) for i in places],
-            "tokens": [_plain(table, "tokens", i) for i in places],
-            "truncated": [_plain(table, "truncated", i) for i in places],
-        }
-    return {"id": row.id} | {name: _plain(table, name, start) for name in ("score", "tokens", "truncated")}
-
-
-def _plain(table: ScoreTable, name: str, i: int) -> Any:
-    return getattr(table, name)[i].item()
+                document[f"{name}_{side}"] = column[start + offset].item()
+        elif isinstance(row, Group):
+            key = "scores" if name == "score" else name
+            document[key] = column[start : start + len(row.answers)].tolist()
+        else:
+            document[name] = column[start].item()
+    return document
 
 
 def score_file(
-    scorer: TableScorer,
+    scorer: Scorer,
     source: str,
     out: Path,
     *,
@@ -98,7 +96,8 @@ def score_file(
     partial, state = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        done = Scored(resumed_from=_resume(partial, state, identity))
+        said = 0 if isinstance(scorer, TableScorer) else None
+        done = Scored(truncated=said, special_strings=said, resumed_from=_resume(partial, state, identity))
         write_json(state, identity)
         with open(partial, "a", encoding="utf-8") as file:
             rows = _good_rows(source, skip_bad, done)
@@ -134,17 +133,23 @@ def _good_rows(source: str, skip_bad: bool, done: Scored) -> Iterator[Row]:
             yield row
 
 
-def _score_block(scorer: TableScorer, block: Sequence[Row], done: Scored) -> list[dict[str, Any]]:
+def _score_block(scorer: Scorer, block: Sequence[Row], done: Scored) -> list[dict[str, Any]]:
     answers = [answers_of(row) for row in block]
-    table = scorer.table([pair for pairs in answers for pair in pairs])
+    every = [pair for pairs in answers for pair in pairs]
+    columns: Columns
+    if isinstance(scorer, TableScorer):
+        table = scorer.table(every)
+        columns = {"score": table.score, "tokens": table.tokens, "truncated": table.truncated}
+        done.truncated = (done.truncated or 0) + int(table.truncated.sum())
+        done.special_strings = (done.special_strings or 0) + int((table.special_strings > 0).sum())
+    else:
+        columns = {"score": checked(scorer.score(every), len(every))}
     lines, start = [], 0
     for row, pairs in zip(block, answers, strict=True):
-        lines.append(scored_row(row, table, start))
+        lines.append(scored_row(row, columns, start))
         start += len(pairs)
     done.num_rows += len(block)
     done.num_answers += start
-    done.truncated += int(table.truncated.sum())
-    done.special_strings += int((table.special_strings > 0).sum())
     return lines
 
 

@@ -75,14 +75,10 @@ def score_pairs(scorer: Scorer, pairs: Sequence[Preference]) -> PairScores:
         table = scorer.table(texts)
         checked(table.score, 2 * n)
         return PairScores(
-            list(pairs), table.score[:n], table.score[n:], _rows(table, slice(None, n)), _rows(table, slice(n, None))
+            list(pairs), table.score[:n], table.score[n:], table.take(slice(None, n)), table.take(slice(n, None))
         )
     scores = checked(scorer.score(texts), 2 * n)
     return PairScores(list(pairs), scores[:n], scores[n:], None, None)
-
-
-def _rows(table: ScoreTable, rows: slice) -> ScoreTable:
-    return ScoreTable(**{name: getattr(table, name)[rows] for name in ScoreTable.__dataclass_fields__})
 
 
 def pair_row(scores: PairScores, i: int) -> dict[str, Any]:

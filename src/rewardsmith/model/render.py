@@ -28,8 +28,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rewardsmith.config import DEFAULT_TEMPLATE, SLOTS, Encoding, Truncation, check_template
 from rewardsmith.data.schema import Message, Pair, Prompt
-from rewardsmith.errors import LengthError, ModelError, SettingsError
+from rewardsmith.errors import DataError, LengthError, ModelError, SettingsError
 from rewardsmith.model.clock import is_day, with_pinned_clock
+from rewardsmith.scores import RawIds, RawText
 
 # Slots of segments; 0, 1, 2, ... are the turns of the prompt.
 _FRAME, _ANSWER = -1, -2
@@ -321,6 +322,71 @@ class Renderer:
             [self._encode_chunk(pairs[start : start + _CHUNK]) for start in range(0, len(pairs), _CHUNK)]
         )
 
+    def encode_raw(self, texts: Sequence[RawText | RawIds]) -> TokenTable:
+        """The ids of texts that their senders have rendered, each a function of that text alone.
+
+        Raises:
+            LengthError: with the policy "error", at the first text that is too long.
+            DataError: if the model reads prompt and answer as two segments, ids lie outside its vocabulary, or nothing is left to read.
+        """
+        if texts and self.spec.encoding == "pair":
+            raise DataError(
+                "a prompt and an answer, which this model reads as two segments",
+                "one text",
+                "Send them apart, to a route that takes pairs.",
+            )
+        plans = [
+            self._plan_of([[(text.text, _FRAME if text.control else _ANSWER)]]) if isinstance(text, RawText) else []
+            for text in texts
+        ]
+        rows, cuts, strings = [], [], []
+        for text, tokens in zip(texts, self._tokenise(plans), strict=True):
+            if isinstance(text, RawText):
+                body, framed = self._bodies(tokens)[0], text.control or text.special
+                strings.append(0 if text.control else len(self._special.findall(text.text)))
+                if text.control:
+                    body = _without(body, self.rule.prefix, self.rule.suffix)
+            else:
+                body, framed = self._checked_ids(text.ids), False
+                strings.append(0)
+            ids, cut = self._framed(body, text, framed=framed)
+            rows.append(ids)
+            cuts.append(cut)
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        return TokenTable(
+            np.concatenate([np.array(row, dtype=np.int32) for row in rows]) if rows else np.zeros(0, np.int32),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            lengths.astype(np.int32),
+            np.zeros(len(rows), np.int32),
+            np.array(cuts, dtype=np.int32),
+            np.array(strings, dtype=np.int32),
+        )
+
+    def _framed(self, body: Ids, text: RawText | RawIds, *, framed: bool) -> tuple[Ids, int]:
+        """(ids with the special tokens if `framed`, how many were cut so that they fit)."""
+        prefix, suffix = (list(self.rule.prefix), list(self.rule.suffix)) if framed else ([], [])
+        limit = min(self.spec.max_length, text.max_tokens or self.spec.max_length)
+        room = limit - len(prefix) - len(suffix)
+        if room < 1 or not (prefix or body or suffix):
+            needed = f"a text, and a limit of at least {limit - room + 1} tokens"
+            raise DataError(needed, f"{len(body)} tokens and a limit of {limit}", "Send more, or raise the limit.")
+        cut = max(0, len(body) - room)
+        if cut and self.spec.truncation == "error":
+            length = len(prefix) + len(body) + len(suffix)
+            raise LengthError(f"texts of at most {limit} tokens", f"one of {length} tokens", "Send a shorter text.")
+        kept = body[cut:] if text.keep == "last" else body[: len(body) - cut]
+        return [*prefix, *kept, *suffix], cut
+
+    def _checked_ids(self, ids: Sequence[int]) -> Ids:
+        outside = next((token for token in ids if not 0 <= token <= self._highest_id), None)
+        if outside is not None:
+            raise DataError(f"token ids from 0 to {self._highest_id}", str(outside), "Use this model's tokenizer.")
+        return list(ids)
+
+    @cached_property
+    def _highest_id(self) -> int:
+        return max(self._parsing.get_vocab().values())
+
     def render(self, prompt: Prompt, answer: str) -> str:
         """The text that a (prompt, answer) becomes before tokenisation and cutting; for "pair", the two segments joined by a blank line."""
         parts = self._joined(self._segments(prompt, answer, 0))
@@ -450,9 +516,13 @@ class Renderer:
         return [[segment for segment in part if segment[0]] for part in segments]
 
     def _plan(self, prompt: Prompt, answer: str, first: int) -> list[list[_Part]]:
+        """What is tokenised of a text without its `first` oldest turns."""
+        return self._plan_of(self._segments(prompt, answer, first))
+
+    def _plan_of(self, segments: list[list[Segment]]) -> list[list[_Part]]:
         """One list of parts for each body; a body is more than one part only where control tokens and look-alikes meet."""
         plan = []
-        for part in self._joined(self._segments(prompt, answer, first)):
+        for part in self._joined(segments):
             frame_special = any(slot == _FRAME and self._special.search(text) for text, slot in part)
             content_special = any(slot != _FRAME and self._special.search(text) for text, slot in part)
             if frame_special and content_special:
@@ -623,6 +693,15 @@ class Renderer:
     def _special_strings(self, prompt: Prompt, answer: str) -> int:
         texts = [message["content"] for message in _messages(prompt)] + [answer]
         return sum(len(self._special.findall(text)) for text in texts)
+
+
+def _without(body: Ids, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> Ids:
+    """A body without the special tokens that it brings itself, so that they can be put around what is left of it."""
+    if prefix and tuple(body[: len(prefix)]) == prefix:
+        body = body[len(prefix) :]
+    if suffix and tuple(body[-len(suffix) :]) == suffix:
+        body = body[: len(body) - len(suffix)]
+    return body
 
 
 def _messages(prompt: Prompt) -> list[Message]:

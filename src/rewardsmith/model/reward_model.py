@@ -19,7 +19,7 @@ from rewardsmith.model.backends import Backend, TorchBackend
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.network import Network, source_folder
 from rewardsmith.model.render import Renderer, TokenTable
-from rewardsmith.scores import Scores, ScoreTable, checked
+from rewardsmith.scores import EncodedText, Input, Scores, ScoreTable, checked
 
 
 class RewardModel:
@@ -134,7 +134,30 @@ class RewardModel:
 
     def table(self, pairs: Sequence[Pair]) -> ScoreTable:
         """Scores with what was read and cut of each text; see `ScoreTable`."""
-        tokens = self.renderer.encode(pairs)
+        return self._scored(self.renderer.encode(pairs))
+
+    def encode(self, inputs: Sequence[Input]) -> list[EncodedText]:
+        """Each input as the model reads it, in their order; (prompt, answer) pairs through the template, raw texts and ids as they stand.
+
+        Raises:
+            LengthError: with the policy "error", at a text that is too long.
+            DataError: at a raw text that this model cannot read; see `Renderer.encode_raw`.
+            ModelError: if the chat template refuses or alters a conversation.
+        """
+        pairs = self.renderer.encode([one for one in inputs if isinstance(one, tuple)])
+        raw = self.renderer.encode_raw([one for one in inputs if not isinstance(one, tuple)])
+        of_pairs, of_raw = iter(_rows(pairs)), iter(_rows(raw))
+        return [next(of_pairs) if isinstance(one, tuple) else next(of_raw) for one in inputs]
+
+    def score_encoded(self, texts: Sequence[EncodedText]) -> ScoreTable:
+        """Scores of what `encode` returned, of one call or of many, in the order given.
+
+        Raises:
+            ScoreError: if a score is not finite.
+        """
+        return self._scored(TokenTable.join([text.tokens for text in texts]))
+
+    def _scored(self, tokens: TokenTable) -> ScoreTable:
         scores = checked(self._outputs(tokens)[:, 0], len(tokens))
         cut = tokens.prompt_cut.astype(np.int64), tokens.answer_cut.astype(np.int64)
         return ScoreTable(
@@ -151,3 +174,9 @@ class RewardModel:
     def _outputs(self, tokens: TokenTable) -> NDArray[np.float32]:
         """What the head says of each text, (n, A)."""
         return self.backend.outputs(tokens)
+
+
+def _rows(table: TokenTable) -> list[EncodedText]:
+    """Each row of a table by itself."""
+    parts = [table.take(np.array([row])) for row in range(len(table))]
+    return [EncodedText(len(part.ids), part) for part in parts]

@@ -1,0 +1,1 @@
+"""The HTTP server: many clients and protocols, one score."""
