@@ -310,7 +310,8 @@ def serve(
     """Serve models over HTTP: our own API, and the protocols of OpenRLHF, vLLM, SGLang, TEI and LLaMA-Factory."""
     flags = {"host": host, "port": port, "keys_file": keys_file, "insecure": insecure}
     settings = build(ServeSettings, merge({}, flags, sets or []))
-    scoring = build(ScoringSettings, {"device": device, "precision": precision, "batch_tokens": settings.batch_tokens})
+    shared = {name: getattr(settings, name) for name in ("batch_tokens", "prompt_states_mib")}
+    scoring = build(ScoringSettings, {"device": device, "precision": precision, **shared})
     from rewardsmith import service
     from rewardsmith.model.precision import prepare_process
 

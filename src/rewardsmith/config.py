@@ -282,6 +282,8 @@ class ScoringSettings(_Settings):
     """`packed`: texts end to end without padding; `padded`: as every model of transformers takes them; `auto`: packed where that is exact and faster."""
     share_prompts: SharePrompts = "auto"
     """Decoders: texts that begin alike read their beginning once; `auto`: where batches are packed."""
+    prompt_states_mib: int = Field(default=0, ge=0)
+    """Decoders: memory for what beginnings of earlier calls left behind; 0: every call reads its texts whole, and equal calls are equal to the bit."""
 
 
 class ServeSettings(_Settings):
@@ -301,6 +303,8 @@ class ServeSettings(_Settings):
     """Clients send /classify and /pooling texts that they rendered with the model's chat template (verl): the control tokens in them are meant."""
     batch_tokens: int = Field(default=4096, ge=1)
     """Tokens of one batch."""
+    prompt_states_mib: int = Field(default=512, ge=0)
+    """Decoders: memory for what the beginnings of earlier requests left behind, in MiB a model; 0: every batch reads its texts whole."""
     max_wait: float = Field(default=0.002, ge=0, le=1)
     """Seconds for which a batch that is not full waits for more, while several clients are active."""
     queue_texts: int = Field(default=8192, ge=1)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,12 @@ class Connection:
         """Without the pool, so that a scorer can be sent to another process."""
         return {**vars(self), "_client": None}
 
+    def close(self) -> None:
+        """Close the pool; the next request opens another. Without it, the pool closes with the object."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def post(self, path: str, body: Any) -> Any:
         """The JSON document that comes back.
 
@@ -81,6 +88,7 @@ class Connection:
         if self._client is None:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             self._client = httpx.Client(timeout=self.timeout, headers=headers)
+            weakref.finalize(self, self._client.close)
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         came, pause = "", 0.0
         for attempt in range(self.tries):
@@ -164,6 +172,10 @@ class RemoteScorer:
             ScoreError: if one is no finite number.
         """
         return checked([result.get("score") for result in self._results(pairs, {})], len(pairs))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Close its connections; a later call opens others."""
+        self.connection.close()
 
     def _results(self, pairs: Sequence[Pair], more: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """One result an input, in their order."""

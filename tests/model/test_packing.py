@@ -68,7 +68,7 @@ def test_every_token_stands_in_one_segment_and_every_prefix_before_what_goes_on_
     covered = [token for segment in batch.segments for token in range(segment.start, segment.stop)]
     assert covered == list(range(17))
     alone, prompt, *answers = batch.segments
-    assert (alone, prompt) == (Segment(0, 2), Segment(2, 12))
+    assert (alone, prompt) == (Segment(0, 2), Segment(2, 12, 2, 2))
     assert [(a.prefix_start, a.prefix_stop) for a in answers] == [(2, 12)] * 3  # the text that is all prompt needs none
     assert [a.stop - a.start for a in answers] == [2, 2, 1]
 

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rewardsmith.model.packing import Segment
+from rewardsmith.model.packing import Insert, Keep, Segment
 
 NAME = "rewardsmith"
 """The attention implementation under which a model takes packed rows as well as padded batches."""
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
     Args:
         start, stop: rows of the queries.
-        prefix_start, prefix_stop: rows of the prefix.
+        prefix_start, prefix_stop: rows of the prefix among the keys.
         own_start, own_stop: rows of the segment's own keys.
         offset: the place of the first query among the keys.
         masked: whether any of the keys is hidden from any query.
@@ -59,11 +59,25 @@ class Block(NamedTuple):
 class AttentionPlan:
     """What the attention of all layers needs to know of one packed row; blocks and masks are made once and kept."""
 
-    def __init__(self, segments: tuple[Segment, ...]) -> None:
-        """Keep the segments."""
-        self.segments = segments
+    def __init__(
+        self, segments: tuple[Segment, ...], inserts: tuple[Insert, ...] = (), keeps: tuple[Keep, ...] = ()
+    ) -> None:
+        """Keep the segments, the remembered states and what is to be remembered; both for scores alone, without gradients."""
+        self.segments, self.inserts, self.keeps = segments, inserts, keeps
         self._blocks: dict[tuple[bool, int | None], list[Block]] = {}
         self._masks: dict[tuple[Any, ...], Tensor] = {}
+
+    def with_states(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer with the remembered ones between them, (K, T, D) twice; what is to be remembered is copied."""
+        if self.inserts:
+            states = [insert.states.layers[layer] for insert in self.inserts]
+            places = [insert.place for insert in self.inserts]
+            key = _between(key, places, [one for one, _ in states])
+            value = _between(value, places, [one for _, one in states])
+        for keep in self.keeps:
+            part = slice(keep.start, keep.stop)
+            keep.states.layers[layer] = key[:, part].clone(), value[:, part].clone()
+        return key, value
 
     def blocks(self, *, causal: bool, window: int | None) -> list[Block]:
         """The blocks of a layer; `window`: a query sees keys that are less than so many tokens away."""
@@ -90,6 +104,15 @@ class AttentionPlan:
         return self._masks[key]
 
 
+def _between(rows: Tensor, places: list[int], others: list[Tensor]) -> Tensor:
+    """Rows with each of the others before the row of its place, (K, T, D)."""
+    parts, start = [], 0
+    for place, other in zip(places, others, strict=True):
+        parts += [rows[:, start:place], other]
+        start = place
+    return torch.cat([*parts, rows[:, start:]], 1)
+
+
 def _blocks_of(segment: Segment, *, causal: bool, window: int | None) -> list[Block]:
     blocks = []
     for start in range(segment.start, segment.stop, QUERIES):
@@ -100,9 +123,8 @@ def _blocks_of(segment: Segment, *, causal: bool, window: int | None) -> list[Bl
         # The two pairs that are furthest apart: the last query and the first key, and the first query and the last key.
         cut = window is not None and max(offset + stop - start, columns - offset) > window
         masked = cut or (causal and stop - start > 1)
-        blocks.append(
-            Block(start, stop, segment.prefix_start, segment.prefix_stop, segment.start, own_stop, offset, masked)
-        )
+        row = start - segment.shift, stop - segment.shift
+        blocks.append(Block(*row, segment.prefix_start, segment.prefix_stop, segment.start, own_stop, offset, masked))
     return blocks
 
 
@@ -132,11 +154,14 @@ def segment_attention(
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    keys, values = key[0], value[0]
+    if plan.inserts or plan.keeps:
+        keys, values = plan.with_states(module.layer_idx, keys, values)
     with torch.autocast(query.device.type, enabled=False):
         rules = Rules(plan, causal, sliding_window, scale)
         if torch.is_grad_enabled() or query.dtype in (torch.bfloat16, torch.float16):
-            return _SegmentAttention.apply(query[0], key[0], value[0], rules)[None], None
-        return _fused(query[0], key[0], value[0], rules)[None], None
+            return _SegmentAttention.apply(query[0], keys, values, rules)[None], None
+        return _fused(query[0], keys, values, rules)[None], None
 
 
 class Rules(NamedTuple):

@@ -13,6 +13,7 @@ from rewardsmith.model.batching import collate, scoring_plan
 from rewardsmith.model.batching_choice import choose_batching
 from rewardsmith.model.network import Network
 from rewardsmith.model.precision import choose_device
+from rewardsmith.model.prompt_states import PromptStates
 from rewardsmith.model.render import Renderer, TokenTable
 from rewardsmith.model.runtimes import Runtime
 from rewardsmith.model.scoring import head_outputs
@@ -47,6 +48,8 @@ class TorchBackend:
         self.device = choose_device(settings.device)
         network.model.to(self.device)
         self.batching = choose_batching(network, self.device, wanted=settings.batching, share=settings.share_prompts)
+        remembers = settings.prompt_states_mib > 0 and self.batching.share and network.pooling == "last"
+        self.memory = PromptStates(settings.prompt_states_mib * 2**20) if remembers else None
 
     def outputs(self, tokens: TokenTable) -> NDArray[np.float32]:
         """See `Backend`."""
@@ -59,6 +62,7 @@ class TorchBackend:
             precision=self.settings.precision,
             batch_tokens=self.settings.batch_tokens,
             batching=self.batching,
+            memory=self.memory,
         )
 
     def golden_reference(self) -> Scores:

@@ -120,7 +120,7 @@ class Network:
             "position_ids": batch.position_ids + self.first_position,
             # Whatever has four dimensions is taken for a finished mask, and handed on to the attention, which goes by the plan.
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids.device),
-            SEGMENTS: AttentionPlan(batch.segments),
+            SEGMENTS: AttentionPlan(batch.segments, batch.inserts, batch.keeps),
         }
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids

@@ -4,14 +4,17 @@ A row is a chain of segments. A segment stands alone, or goes on from a *prefix*
 prefix and themselves, never another segment, and their positions go on from the prefix: what every token computes is what it would compute in its text alone.
 Prefixes are for models that read left to right, where nothing after the prefix can change it.
 
+What a prefix left behind in every layer, its keys and values, may be kept and stand among the keys of a later row, which then need not hold its tokens. Segments are
+therefore counted in keys: those of the row's own tokens, with remembered ones put in between.
+
 Legend: `N` texts, `T` tokens of the row, `L` tokens of the longest text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,12 +29,16 @@ LEAST_PREFIX = 8
 
 
 class Segment(NamedTuple):
-    """Tokens start:stop of a row, which go on from its tokens prefix_start:prefix_stop (none where both are equal)."""
+    """Keys start:stop of a row, which go on from its keys prefix_start:prefix_stop (none where both are equal).
+
+    `shift` of the keys before them are remembered ones: the tokens of the segment are start - shift : stop - shift of the row.
+    """
 
     start: int
     stop: int
     prefix_start: int = 0
     prefix_stop: int = 0
+    shift: int = 0
 
     @property
     def prefix(self) -> int:
@@ -46,6 +53,44 @@ class Family(NamedTuple):
     texts: list[int]
 
 
+@dataclass(eq=False)
+class States:
+    """What a beginning of texts left behind: its keys and values by layer, each (key heads, length, numbers a head); empty until a row has filled it."""
+
+    length: int
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+class Insert(NamedTuple):
+    """Remembered states among the keys of a row: before its token `place`."""
+
+    place: int
+    states: States
+
+
+class Keep(NamedTuple):
+    """The keys start:stop of a row are to be remembered in `states`."""
+
+    start: int
+    stop: int
+    states: States
+
+
+class Recall(NamedTuple):
+    """What is known of the beginning of a family's texts, and what of it is to be remembered; None: nothing."""
+
+    known: States | None = None
+    keep: States | None = None
+
+
+class Memory(Protocol):
+    """States of earlier rows."""
+
+    def recall(self, texts: Sequence[NDArray[np.int32]], prefix: int) -> Recall:
+        """Of texts whose first `prefix` tokens are equal: known states of fewer tokens than the shortest has, and of one text alone of any beginning."""
+        ...
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """N texts in one row of T tokens.
@@ -57,6 +102,8 @@ class PackedBatch:
         tokens: where in the row the tokens of each text stand, right-padded with 0, (N, L).
         mask: 1 for real tokens of `tokens`, (N, L).
         segments: of the row.
+        inserts: remembered states among its keys; a text that begins with them has 0 in `tokens` there.
+        keeps: what is to be remembered of it.
     """
 
     input_ids: Tensor
@@ -65,17 +112,19 @@ class PackedBatch:
     tokens: Tensor
     mask: Tensor
     segments: tuple[Segment, ...]
+    inserts: tuple[Insert, ...] = ()
+    keeps: tuple[Keep, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
-        """The batch with each of its tensors changed: moved, pinned."""
+        """The batch with each of its tensors changed: moved, pinned. Remembered states stay where the model left them."""
         types = None if self.token_type_ids is None else change(self.token_type_ids)
-        return PackedBatch(
-            change(self.input_ids),
-            change(self.position_ids),
-            types,
-            change(self.tokens),
-            change(self.mask),
-            self.segments,
+        return replace(
+            self,
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            token_type_ids=types,
+            tokens=change(self.tokens),
+            mask=change(self.mask),
         )
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -96,7 +145,7 @@ def families(texts: Sequence[NDArray[np.int32]]) -> list[Family]:
     current: list[int] = []
     prefix = saved = 0
     for i in order:
-        common = _common(texts[current[-1]], texts[i]) if current else 0
+        common = common_beginning(texts[current[-1]], texts[i]) if current else 0
         shared = min(prefix, common) if len(current) > 1 else common
         if shared >= LEAST_PREFIX and len(current) * shared > saved:
             prefix, saved = shared, len(current) * shared
@@ -108,7 +157,7 @@ def families(texts: Sequence[NDArray[np.int32]]) -> list[Family]:
     return [*found, Family(prefix, current)] if current else found
 
 
-def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+def common_beginning(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     """Tokens that two texts begin with alike."""
     least = min(len(one), len(other))
     different = np.flatnonzero(one[:least] != other[:least])
@@ -136,28 +185,48 @@ def packed_plan(
     return [rows[np.concatenate([np.array(part, dtype=np.int64) for _, part in parts[run]])] for run in runs]
 
 
-def pack(table: TokenTable, rows: NDArray[np.int64], *, share: bool, with_types: bool) -> PackedBatch:
-    """Some texts of a table as one row; with `share`, those that begin alike read their beginning once."""
+def pack(
+    table: TokenTable,
+    rows: NDArray[np.int64],
+    *,
+    share: bool,
+    with_types: bool,
+    memory: Memory | None = None,
+) -> PackedBatch:
+    """Some texts of a table as one row; with `share`, those that begin alike read their beginning once, and one in `memory` not at all."""
     texts = [table.row(int(i)) for i in rows]
     segments: list[Segment] = []
     stretches: list[tuple[int, int, int]] = []  # (text, first token in it, one past the last)
-    places: list[Segment | None] = [None] * len(texts)
-    end = 0
+    places: list[tuple[Segment, int] | None] = [None] * len(texts)  # (where it ends, tokens of it that are remembered)
+    inserts: list[Insert] = []
+    keeps: list[Keep] = []
+    end = shift = 0
     for family in families(texts) if share else [Family(0, [i]) for i in range(len(texts))]:
         first = end
-        if family.prefix:
-            end = _lay(segments, stretches, Segment(end, end + family.prefix), family.texts[0], 0)
+        recall = memory.recall([texts[i] for i in family.texts], family.prefix) if memory is not None else Recall()
+        known = 0
+        if recall.known is not None:
+            known = recall.known.length
+            inserts.append(Insert(end - shift, recall.known))
+            end, shift = end + known, shift + known
+        if family.prefix > known:
+            prefix = Segment(end, first + family.prefix, first, end, shift)
+            end = _lay(segments, stretches, prefix, family.texts[0], known)
+        begun = end - first
         for i in family.texts:
-            segment = Segment(end, end + len(texts[i]) - family.prefix, first, first + family.prefix)
-            places[i] = segment
+            segment = Segment(end, end + len(texts[i]) - begun, first, first + begun, shift)
+            places[i] = segment, known
             if segment.stop > segment.start:
-                end = _lay(segments, stretches, segment, i, family.prefix)
+                end = _lay(segments, stretches, segment, i, begun)
+        if recall.keep is not None:
+            keeps.append(Keep(first, first + recall.keep.length, recall.keep))
     longest = max(map(len, texts))
     tokens = np.zeros((len(texts), longest), dtype=np.int64)
     for i, place in enumerate(places):
         assert place is not None
-        tokens[i, : place.prefix] = np.arange(place.prefix_start, place.prefix_stop)
-        tokens[i, place.prefix : len(texts[i])] = np.arange(place.start, place.stop)
+        segment, known = place
+        tokens[i, known : segment.prefix] = np.arange(segment.prefix_start + known, segment.prefix_stop) - segment.shift
+        tokens[i, segment.prefix : len(texts[i])] = np.arange(segment.start, segment.stop) - segment.shift
     lengths = np.array([len(text) for text in texts])
     types = None
     if with_types:
@@ -170,6 +239,8 @@ def pack(table: TokenTable, rows: NDArray[np.int64], *, share: bool, with_types:
         tokens=torch.from_numpy(tokens),
         mask=torch.from_numpy((np.arange(longest) < lengths[:, None]).astype(np.int64)),
         segments=tuple(segments),
+        inserts=tuple(inserts),
+        keeps=tuple(keeps),
     )
 
 

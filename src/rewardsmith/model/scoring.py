@@ -14,6 +14,7 @@ from rewardsmith.model.batching_choice import BatchingChoice, choose_batching
 from rewardsmith.model.network import Network
 from rewardsmith.model.packing import PackedBatch, pack, packed_plan
 from rewardsmith.model.precision import Format, running
+from rewardsmith.model.prompt_states import PromptStates
 from rewardsmith.model.render import TokenTable
 from rewardsmith.scores import Scores, checked
 
@@ -62,10 +63,11 @@ def head_outputs(
     precision: Format = "float32",
     batch_tokens: int = BATCH_TOKENS,
     batching: BatchingChoice | None = None,
+    memory: PromptStates | None = None,
 ) -> NDArray[np.float32]:
     """What the head says of each text, float32 (n, A); see `score_tokens`. Not checked for NaN.
 
-    `batching` is chosen by the network and the device where None.
+    `batching` is chosen by the network and the device where None. `memory` is for a network that shares prompts and is read at its last token.
     """
     batching = batching or choose_batching(network, device)
     _, first, copies = np.unique(table.digests(), return_index=True, return_inverse=True)
@@ -76,8 +78,12 @@ def head_outputs(
     network.model.eval()
     try:
         with running(precision, device):
-            for rows, batch in batches(table, first, batch_tokens, batching, pad_id=pad_id, with_types=with_types):
+            for rows, batch in batches(
+                table, first, batch_tokens, batching, pad_id=pad_id, with_types=with_types, memory=memory
+            ):
                 outputs[places[rows]] = network.outputs(batch.to(device)).float().cpu().numpy()
+                if memory is not None:
+                    memory.settle()
     finally:
         network.model.train(was_training)
     return outputs[copies]
@@ -91,11 +97,12 @@ def batches(
     *,
     pad_id: int,
     with_types: bool,
+    memory: PromptStates | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Batch | PackedBatch]]:
     """(rows, batch) until every one of `rows` was in a batch, long texts first."""
     if batching.packed:
         for part in packed_plan(table, rows, batch_tokens, share=batching.share):
-            yield part, pack(table, part, share=batching.share, with_types=with_types)
+            yield part, pack(table, part, share=batching.share, with_types=with_types, memory=memory)
         return
     for order in scoring_plan(table.lengths[rows], batch_tokens):
         yield rows[order], collate(table, rows[order], pad_id=pad_id, with_types=with_types)
