@@ -238,8 +238,8 @@ def save_tiny(family: str, out: Path, **changes: Any) -> Path:
     return out
 
 
-def save_reward_model(base: str, out: Path, *, pooling: str, encoding: str, max_length: int) -> Path:
-    """A reward model over a base model, its head scaled up so that scores are of order 1."""
+def save_reward_model(base: str, out: Path, *, pooling: str, encoding: str, max_length: int, **more: Any) -> Path:
+    """A reward model over a base model, its head scaled up so that scores are of order 1; `more` goes into its `RenderSpec`."""
     from rewardsmith.model.artefact import save
     from rewardsmith.model.network import build_network, load_tokenizer
     from rewardsmith.model.render import Renderer, RenderSpec
@@ -247,6 +247,6 @@ def save_reward_model(base: str, out: Path, *, pooling: str, encoding: str, max_
     network = build_network(base, pooling=pooling, seed=1, dropout=False)  # type: ignore[arg-type]
     with torch.no_grad():
         network.head_module.weight.mul_(3)
-    renderer = Renderer(load_tokenizer(base), RenderSpec(encoding=encoding, max_length=max_length))  # type: ignore[arg-type]
+    renderer = Renderer(load_tokenizer(base), RenderSpec(encoding=encoding, max_length=max_length, **more))  # type: ignore[arg-type]
     save(network, renderer, out, training_dtype="float32", manifest={})
     return out

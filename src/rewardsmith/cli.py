@@ -228,12 +228,24 @@ def evaluate(
 @app.command()
 def verify(
     model: str,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Another way to the score: a URL, transformers, crossencoder, onnx, openvino, or one of these as KIND:FOLDER."
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Pairs to compare on, beside the golden inputs.")] = None,
+    precision: Annotated[
+        Literal["float32", "bf16"], typer.Option(help="What a server that does not say it computes in.")
+    ] = "float32",
     device: DeviceOption = "cpu",
     threads: Threads = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Recompute what a model folder claims: hashes, head, golden ids and scores. Exits 1 with what differs."""
+    """Recompute what a model folder claims: hashes, head, golden ids and scores; and whether another way gives the same. Exits 1 with what differs."""
+    if data is not None and against is None:
+        raise SettingsError("--against with --data", "--data alone", "Say what to compare with.")
     from rewardsmith.model import artefact, exported
     from rewardsmith.model.network import source_folder
     from rewardsmith.model.precision import prepare_process
@@ -243,9 +255,16 @@ def verify(
         checks = exported.verify(model)
     else:
         checks = artefact.verify(source_folder(model), device=device)
+    document: dict[str, Any] = {"verb": "verify"}
+    if against is not None:
+        from rewardsmith.model.against import verify_against
+
+        found = verify_against(model, against, data=data, precision=precision, seed=seed)
+        checks += found.checks
+        document["against"] = found.document
     ok = all(one.ok for one in checks)
     _print_checks(checks)
-    _finish({"verb": "verify", "ok": ok, "checks": [one.as_dict() for one in checks]}, as_json, "")
+    _finish({**document, "ok": ok, "checks": [one.as_dict() for one in checks]}, as_json, "")
     if not ok:
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""How near an exported model stays to its reference: its scores, the order it puts answers in, its accuracy. Plain numbers, no model.
+"""How near an exported model stays to its reference: its scores, the order it puts answers in, its accuracy. Plain numbers, no model: another program or server may have given them.
 
 Legend: `n` texts or pairs; `reference` and `found` are float32 scores of the same texts by the network in float32 and by the exported model.
 """
@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from rewardsmith import metrics
+from rewardsmith.data import io
+from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.schema import Preference, prompt_key
+from rewardsmith.errors import DataError
 from rewardsmith.model.artefact import TOLERANCE_ACROSS, TOLERANCE_BF16, Check, difference
 from rewardsmith.scores import Scores
 from rewardsmith.stats import Estimate, cluster_codes, mean, proportion, wilson
@@ -27,6 +30,27 @@ class Comparison:
 
     checks: list[Check]
     document: dict[str, Any]
+
+
+def pairs_to_compare(source: str, *, skip_bad: bool = False) -> tuple[list[Preference], dict[str, Any]]:
+    """The pairs of a source with two answers and a winner, and what is recorded of it.
+
+    Raises:
+        DataError: if there is none.
+    """
+    reading = io.read(source, skip_bad=skip_bad)
+    found = io.preferences(reading.rows, source)
+    usable = [pair for pair in found if not pair.tie and content_fault(pair) != EMPTY]
+    if not usable:
+        raise DataError(
+            "at least one pair with two answers and a winner", f"{len(found)} rows without", "Check the data."
+        )
+    return usable, {
+        "source": io.source_name(source),
+        "sha256": io.fingerprint(usable),
+        "without_winner": len(found) - len(usable),
+        "skipped_bad": dict(reading.skipped),
+    }
 
 
 def compare_golden(reference: Scores, found: Scores, *, precision: str, min_agreement: float) -> Comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rewardsmith.model.engines import engine_section, engines
 from rewardsmith.stats import Estimate
 
 _CARD = """---
@@ -38,7 +39,8 @@ model.score([("What is 2 + 2?", "4.")])
 
 `rewardsmith verify PATH` recomputes the golden ids and scores in `golden.jsonl`. The dev part chose the step; only eval pairs are unseen. The whole
 evaluation, baselines included, is in the `report.json` of the run that this folder is from.
-"""
+
+{elsewhere}"""
 
 
 # What a score means beyond its order, by the data that the loss was computed over.
@@ -60,7 +62,14 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     kind = next(name for name in _MEANING if f"train_{name}" in manifest["counts"])
     lora = manifest["settings"].get("lora")
     adapted = f", {'DoRA' if lora['dora'] else 'LoRA'} of rank {lora['rank']}, merged" if lora else ""
+    elsewhere = engines(
+        model_type=model["architecture"],
+        own_class=model["own_class"],
+        encoding=render["encoding"],
+        max_length=render["max_length"],
+    )
     return _CARD.format(
+        elsewhere=engine_section(elsewhere),
         meaning=_MEANING[kind],
         trained=f"{model['trained_parameters']:,} parameters{adapted}",
         architecture=model["architecture"],

@@ -14,16 +14,15 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rewardsmith.config import ExportSettings, ScoringSettings
-from rewardsmith.data import io
-from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.data.schema import Preference
-from rewardsmith.errors import DataError, ModelError, OutputError
+from rewardsmith.errors import ModelError, OutputError
 from rewardsmith.manifest import FILE_NAME, Manifest, code_state, package_versions, without_paths
 from rewardsmith.model import artefact, exported
-from rewardsmith.model.agreement import Comparison, compare_golden, compare_pairs
+from rewardsmith.model.agreement import Comparison, compare_golden, compare_pairs, pairs_to_compare
 from rewardsmith.model.artefact import CONTRACT, GOLDEN, TOLERANCE, Check
 from rewardsmith.model.backends import GraphBackend
+from rewardsmith.model.engines import engine_section, engines
 from rewardsmith.model.graphs import holds_numbers, write_onnx, write_openvino
 from rewardsmith.model.modeling_rewardsmith import RewardsmithForSequenceClassification
 from rewardsmith.model.network import Network, quiet_loading, source_folder
@@ -116,32 +115,12 @@ def _check_out(out: Path, settings: ExportSettings, overwrite: bool) -> None:
 
 def _reference(settings: ExportSettings, source: str) -> _Reference:
     model = RewardModel.load(source, ScoringSettings(device="cpu"))
-    pairs, data = _pairs(settings)
+    pairs, data = pairs_to_compare(settings.data, skip_bad=settings.skip_bad) if settings.data else ([], None)
     ids, golden = artefact.golden_scores(model.network, model.renderer)
     scores = model.score([p.chosen_pair for p in pairs] + [p.rejected_pair for p in pairs])
     head = model.network.head_module.weight.detach().numpy().copy()
     kept = exported.Golden(list(INPUTS), ids, golden, golden)
     return _Reference(model.contract, model.renderer, head, kept, pairs, scores, data)
-
-
-def _pairs(settings: ExportSettings) -> tuple[list[Preference], dict[str, Any] | None]:
-    """The pairs of --data with two answers and a winner, and what is recorded of the source."""
-    if settings.data is None:
-        return [], None
-    reading = io.read(settings.data, skip_bad=settings.skip_bad)
-    found = io.preferences(reading.rows, settings.data)
-    usable = [pair for pair in found if not pair.tie and content_fault(pair) != EMPTY]
-    if not usable:
-        raise DataError(
-            "at least one pair with two answers and a winner", f"{len(found)} rows without", "Check the data."
-        )
-    data = {
-        "source": io.source_name(settings.data),
-        "sha256": io.fingerprint(usable),
-        "without_winner": len(found) - len(usable),
-        "skipped_bad": dict(reading.skipped),
-    }
-    return usable, data
 
 
 def _write_graph(
@@ -235,8 +214,20 @@ def _write_plain(
         Check("golden scores", worst <= TOLERANCE, f"loads {how}: within {TOLERANCE:g} x max(1, |s|)", worst),
         Check("head", model.config.num_labels == 1, "one label, no function over the score"),
     ]
-    write_text(folder / "README.md", _usage(reference, native=network.native))
-    return checks, {"loads": how, "golden": {"max_difference": worst}, "data": None}
+    spec = reference.renderer.spec
+    elsewhere = engines(
+        model_type=network.backbone_type,
+        own_class=not network.native,
+        encoding=spec.encoding,
+        max_length=spec.max_length,
+    )
+    write_text(folder / "README.md", _usage(reference, native=network.native) + "\n" + engine_section(elsewhere))
+    return checks, {
+        "loads": how,
+        "golden": {"max_difference": worst},
+        "data": None,
+        "engines": [engine.as_dict() for engine in elsewhere],
+    }
 
 
 def _plain_scores(network: Network, renderer: Renderer) -> Scores:

@@ -389,8 +389,11 @@ class Renderer:
 
     def render(self, prompt: Prompt, answer: str) -> str:
         """The text that a (prompt, answer) becomes before tokenisation and cutting; for "pair", the two segments joined by a blank line."""
-        parts = self._joined(self._segments(prompt, answer, 0))
-        return "\n\n".join("".join(text for text, _ in part) for part in parts)
+        return "\n\n".join(self.texts(prompt, answer))
+
+    def texts(self, prompt: Prompt, answer: str) -> list[str]:
+        """The same as other tools' tokenizers take it: one text, or for "pair" two."""
+        return ["".join(text for text, _ in part) for part in self._joined(self._segments(prompt, answer, 0))]
 
     def _encode_chunk(self, pairs: Sequence[Pair]) -> TokenTable:
         plans = [self._plan(prompt, answer, 0) for prompt, answer in pairs]

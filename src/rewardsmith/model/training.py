@@ -276,6 +276,7 @@ def _prepare(
             "head": network.head,
             "pooling": network.pooling,
             "pooling_reason": network.reason,
+            "own_class": not network.native,
             "trained_parameters": sum(p.numel() for p in network.model.parameters() if p.requires_grad),
         },
         "render": spec.as_dict(),
