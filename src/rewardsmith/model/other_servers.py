@@ -174,7 +174,7 @@ def server_path(url: str, renderer: Renderer, *, precision: str) -> RoutePath | 
     # vLLM has a /v1/score too; that of this project has the same path and another body.
     if path in _ROUTES:
         return RoutePath(url.rstrip("/"), path, renderer, precision)
-    if path.endswith(tuple(_ROUTES)):
+    if path.endswith(tuple(_ROUTES)) and not path.endswith("/v1/score"):
         raise SettingsError(
             f"the address of a server of ours, or one that ends in {', '.join(_ROUTES)}", path, "Name one of these."
         )
