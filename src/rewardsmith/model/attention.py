@@ -60,10 +60,16 @@ class AttentionPlan:
     """What the attention of all layers needs to know of one packed row; blocks and masks are made once and kept."""
 
     def __init__(
-        self, segments: tuple[Segment, ...], inserts: tuple[Insert, ...] = (), keeps: tuple[Keep, ...] = ()
+        self,
+        segments: tuple[Segment, ...],
+        inserts: tuple[Insert, ...] = (),
+        keeps: tuple[Keep, ...] = (),
+        *,
+        first_tokens: Tensor | None = None,
     ) -> None:
-        """Keep the segments, the remembered states and what is to be remembered; both for scores alone, without gradients."""
+        """Keep the segments; remembered states and what is to be remembered, for scores without gradients; the rows of first tokens, if only these are read (`last_layer`)."""
         self.segments, self.inserts, self.keeps = segments, inserts, keeps
+        self.first_tokens = first_tokens
         self._blocks: dict[tuple[bool, int | None], list[Block]] = {}
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
@@ -78,6 +84,10 @@ class AttentionPlan:
             part = slice(keep.start, keep.stop)
             keep.states.layers[layer] = key[:, part].clone(), value[:, part].clone()
         return key, value
+
+    def of_first_tokens(self) -> AttentionPlan:
+        """The plan of a layer whose queries are the first tokens of the segments, in their order."""
+        return _FirstTokens(self.segments)
 
     def blocks(self, *, causal: bool, window: int | None) -> list[Block]:
         """The blocks of a layer; `window`: a query sees keys that are less than so many tokens away."""
@@ -102,6 +112,15 @@ class AttentionPlan:
                 hidden |= everything.tril(block.offset - window) | everything.triu(block.offset + window)
             self._masks[key] = torch.zeros(size, dtype=like.dtype, device=like.device).masked_fill(hidden, -math.inf)
         return self._masks[key]
+
+
+class _FirstTokens(AttentionPlan):
+    """One query a segment, which sees all of it."""
+
+    def blocks(self, *, causal: bool, window: int | None) -> list[Block]:
+        """One block a segment."""
+        assert not causal and window is None
+        return [Block(i, i + 1, s.start, s.start, s.start, s.stop, 0, False) for i, s in enumerate(self.segments)]
 
 
 def _between(rows: Tensor, places: list[int], others: list[Tensor]) -> Tensor:

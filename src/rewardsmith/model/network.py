@@ -32,6 +32,7 @@ from rewardsmith.model import gguf_source
 from rewardsmith.model.attention import NAME, SEGMENTS, AttentionPlan
 from rewardsmith.model.batching import Batch
 from rewardsmith.model.bundled import BUNDLED
+from rewardsmith.model.last_layer import can_shorten, shorten
 from rewardsmith.model.modeling_rewardsmith import (
     RewardsmithConfig,
     RewardsmithForSequenceClassification,
@@ -115,23 +116,30 @@ class Network:
         if self.backbone_config._attn_implementation != NAME:
             # For good, and not for this call: checkpointed layers run again in the backward pass.
             self.model.set_attn_implementation(NAME)
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        firsts = None
+        if self.pooling in ("pooler", "cls") and can_shorten(backbone):
+            shorten(backbone)
+            firsts = batch.tokens[:, 0]
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids + self.first_position,
             # Whatever has four dimensions is taken for a finished mask, and handed on to the attention, which goes by the plan.
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids.device),
-            SEGMENTS: AttentionPlan(batch.segments, batch.inserts, batch.keeps),
+            SEGMENTS: AttentionPlan(batch.segments, batch.inserts, batch.keeps, first_tokens=firsts),
         }
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         if is_decoder(self.backbone_config):
             inputs["use_cache"] = False
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        states = backbone(**inputs).last_hidden_state[0]  # (T, H)
+        states = backbone(**inputs).last_hidden_state[0]  # (T, H), or (N, H) where the last layer was shortened
         if self.pooling == "mean":
             return self.head_module(pool(states[batch.tokens], batch.mask, "mean"))
-        place = last_positions(batch.mask) if self.pooling == "last" else torch.zeros_like(batch.tokens[:, 0])
-        pooled = states[batch.tokens.gather(1, place[:, None])[:, 0]]  # (T, H) -> (N, H)
+        if firsts is not None:
+            pooled = states
+        else:
+            place = last_positions(batch.mask) if self.pooling == "last" else torch.zeros_like(batch.tokens[:, 0])
+            pooled = states[batch.tokens.gather(1, place[:, None])[:, 0]]  # (T, H) -> (N, H)
         if self.pooling == "pooler":
             pooled = backbone.pooler(pooled[:, None])
         return self.head_module(pooled.float())

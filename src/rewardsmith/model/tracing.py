@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.model.artefact import golden_table
 from rewardsmith.model.batching import collate
+from rewardsmith.model.last_layer import FIRST, can_shorten, shorten
 from rewardsmith.model.modeling_rewardsmith import ScoreHead, first_positions, last_positions, pool
 from rewardsmith.model.network import Network, quiet_loading
 from rewardsmith.model.render import Renderer
@@ -53,6 +54,11 @@ class ScoreGraph(nn.Module):
             network.native,
             network.head_name,
         )
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        self.options: dict[str, bool] = {}
+        if self.pooling in ("pooler", "cls") and can_shorten(backbone):
+            shorten(backbone)
+            self.options = {FIRST: True}
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -61,13 +67,13 @@ class ScoreGraph(nn.Module):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         if self.pooling in ("pooler", "native"):
-            return self.model(**inputs).logits[:, 0]
+            return self.model(**inputs, **self.options).logits[:, 0]
         backbone = getattr(self.model, self.model.base_model_prefix)
         known = inspect.signature(backbone.forward).parameters
         if self.native and "position_ids" in known:
             inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         options = {"use_cache": False} if "use_cache" in known else {}
-        states = backbone(**inputs, **options).last_hidden_state
+        states = backbone(**inputs, **options, **self.options).last_hidden_state
         return self.model.get_submodule(self.head_name)(self._pooled(states, attention_mask))[:, 0]
 
     def _pooled(self, states: Tensor, attention_mask: Tensor) -> Tensor:
