@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, Union
 import pydantic_core
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -25,7 +25,7 @@ from rewardsmith.config import ServeSettings
 from rewardsmith.manifest import package_versions
 from rewardsmith.scores import Input, RawIds, RawText, ScoreTable
 from rewardsmith.serving import native, tei, templated, vllm
-from rewardsmith.serving.complaints import Complaint, complain
+from rewardsmith.serving.complaints import TAG, Complaint, complain
 from rewardsmith.serving.engine import Engine, Limits
 from rewardsmith.serving.guard import Guard, Rules
 from rewardsmith.serving.observed import Observed
@@ -41,6 +41,11 @@ class _Choice(NamedTuple):
     fields: tuple[str, ...]
     body: type[Body]
     answer: Any
+
+    @property
+    def tag(self) -> str:
+        """By which pydantic tells bodies apart; `complaints` leaves it out of what a client reads."""
+        return f"{TAG}{self.body.protocol} {self.body.__name__}"
 
 
 # One path may be spoken to in several protocols.
@@ -136,7 +141,7 @@ class Service:
                 self.reason = f"{name} cannot score its golden inputs: {error}"
                 return
             worst = model.golden.difference(table.score)
-            if worst > model.golden.tolerance:
+            if not worst <= model.golden.tolerance:  # a NaN is no proof either
                 self.reason = f"{name} does not have its golden scores: {worst:.1e} apart"
                 return
         self.ready, self.reason = True, "ready"
@@ -172,7 +177,13 @@ class Service:
             raise Complaint(413, "TextTooLong", f"a text may have {most_characters} characters; one has {longest}")
 
     async def score(self, request: Request, model: ServedModel, inputs: Sequence[Input]) -> ScoreTable:
-        """Scores for a client, as long as it is there."""
+        """Scores for a client, as long as it is there.
+
+        Raises:
+            Complaint: 503 until the models are proven, and for good if one is not what its folder says.
+        """
+        if not self.ready:
+            raise Complaint(503, "NotReady", self.reason, retry_after=1)
         engine = self.engines[model.name]
         scoring = asyncio.ensure_future(engine.score(inputs, deadline=self.settings.deadline))
         leaving = asyncio.ensure_future(_left(request))
@@ -237,10 +248,10 @@ async def _answer(service: Service, request: Request, path: str, body: Body) -> 
         inputs = body.inputs(model)
         service.check_size(inputs)
         table = await service.score(request, model, inputs)
-        document = body.answer(model, table)
+        # In here, for a number that JSON has no form of is an error of ours like any other.
+        return JSONResponse(body.answer(model, table), headers=_warnings(service, model, table))
     except Exception as error:
         return complain(path, Complaint.of(error), protocol=body.protocol)
-    return JSONResponse(document, headers=_warnings(service, model, table))
 
 
 def _warnings(service: Service, model: ServedModel, table: ScoreTable) -> dict[str, str]:
@@ -297,7 +308,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
             )
         )
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(service.observed.page(), media_type=CONTENT_TYPE_LATEST)
@@ -306,7 +317,9 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def of_body(request: Request, error: RequestValidationError) -> Response:
-        return complain(request.url.path, Complaint.of_body(error))
+        body = _body_meant(request.url.path, error.body)
+        protocol = None if body is None else body.protocol
+        return complain(request.url.path, Complaint.of_body(error), protocol=protocol)
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
@@ -337,23 +350,36 @@ def _characters(one: Input) -> int:
     return sum(map(len, parts)) + len(answer)
 
 
+def _fitting(choices: Sequence[_Choice], value: Any) -> list[_Choice]:
+    """The bodies of one path that a document may be meant as, by the fields that only they have."""
+    given = value if isinstance(value, dict) else {}
+    return [one for one in choices if any(field in given for field in one.fields)]
+
+
+def _body_meant(path: str, value: Any) -> type[Body] | None:
+    """The body that a faulty document is meant as; None where it does not tell."""
+    choices = _POST.get(path, [])
+    fitting = choices if len(choices) == 1 else _fitting(choices, value)
+    return fitting[0].body if len(fitting) == 1 else None
+
+
 def _body_of(choices: list[_Choice]) -> Any:
-    """The type of a path's body; several are told apart by their fields."""
+    """The type of a path's body; several are told apart by their fields, and one that has those of two is refused."""
     if len(choices) == 1:
         return choices[0].body
-    named = {f"{choice.body.protocol} {choice.body.__name__}": choice for choice in choices}
 
     def tell(value: Any) -> str | None:
-        if not isinstance(value, dict):
-            return None
-        return next((name for name, one in named.items() if any(field in value for field in one.fields)), None)
+        fitting = _fitting(choices, value)
+        return fitting[0].tag if len(fitting) == 1 else None
 
     wanted = " or ".join(choice.fields[0] for choice in choices)
-    kinds = [Annotated[choice.body, Tag(name)] for name, choice in named.items()]
+    kinds = [Annotated[choice.body, Tag(choice.tag)] for choice in choices]
     return Annotated[
         _one_of(kinds),
         Discriminator(
-            tell, custom_error_type="unknown_body", custom_error_message=f"needed an object with the field {wanted}"
+            tell,
+            custom_error_type="unknown_body",
+            custom_error_message=f"needed an object with the field {wanted}, and not both",
         ),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -14,9 +15,11 @@ from rewardsmith.serving.engine import DeadlinePassed, QueueFull, Refused, Stopp
 
 _log = logging.getLogger("rewardsmith.serving")
 
+TAG = "body of "
+"""What the names of the bodies that share a path begin with."""
 VLLM = ("/classify", "/v1/classify", "/score", "/rerank", "/v1/rerank", "/v2/rerank", "/pooling")
 TEI = ("/predict", "/")
-# What Text Embeddings Inference calls its errors; everything that is wrong with an input is "Validation", 422.
+# What Text Embeddings Inference calls its errors; everything that is wrong with an input is "Validation", 422, but for none at all.
 _TEI_KINDS = {400: ("Validation", 422), 413: ("Validation", 422), 429: ("Overloaded", 429), 503: ("Unhealthy", 503)}
 
 
@@ -73,11 +76,13 @@ class Complaint(Exception):
     @classmethod
     def of_body(cls, error: RequestValidationError) -> Complaint:
         """What is wrong with a body, field by field; the values that came are not repeated."""
-        faults = [
-            f"{'.'.join(str(part) for part in fault['loc'] if part != 'body') or 'body'}: {fault['msg']}"
-            for fault in error.errors()
-        ]
+        faults = [f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
         return cls(400, "InvalidRequest", "; ".join(faults[:10]))
+
+
+def _place(parts: Sequence[str | int]) -> str:
+    """Where in a body a fault is, "inputs.0.answer"."""
+    return ".".join(str(part) for part in parts if part != "body" and not str(part).startswith(TAG)) or "body"
 
 
 def complain(path: str, complaint: Complaint, *, protocol: str | None = None) -> JSONResponse:
@@ -93,6 +98,8 @@ def complain(path: str, complaint: Complaint, *, protocol: str | None = None) ->
 def _document(complaint: Complaint, protocol: str) -> tuple[int, dict[str, Any]]:
     if protocol == "tei":
         kind, status = _TEI_KINDS.get(complaint.status, ("Backend" if complaint.status >= 500 else "Validation", 0))
+        if complaint.kind == "Empty":
+            kind, status = "Empty", 400
         return status or complaint.status, {"error": complaint.message, "error_type": kind}
     if protocol == "vllm":
         error = {"message": complaint.message, "type": complaint.kind, "param": None, "code": complaint.status}

@@ -65,8 +65,3 @@ def last_answer(messages: list[Message]) -> Pair:
         came = f"roles {', '.join(message.role for message in messages)}"
         raise DataError("messages that end with the assistant's answer to others", came, "Send prompt and answer.")
     return as_prompt(messages[:-1]), messages[-1].content
-
-
-def finite(value: Any) -> float:
-    """A number of numpy as one of JSON."""
-    return float(value)

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from rewardsmith.errors import DataError, LengthError
 from rewardsmith.scores import Input, RawText, ScoreTable
+from rewardsmith.serving.complaints import Complaint
 from rewardsmith.serving.protocol import Body
 from rewardsmith.serving.served import ServedModel, plain_sigmoid
 
@@ -50,6 +51,17 @@ class _Tei(Body):
             raise LengthError("inputs that fit", f"one of {longest} tokens", "Shorten it or set `truncate` to true.")
         return [float(number) for number in (table.score if self.raw_scores else plain_sigmoid(table.score))]
 
+    @staticmethod
+    def some(inputs: list[Input]) -> list[Input]:
+        """The inputs, of which this protocol wants at least one.
+
+        Raises:
+            Complaint: 400 if there is none.
+        """
+        if not inputs:
+            raise Complaint(400, "Empty", "needed at least one input")
+        return inputs
+
     @property
     def left(self) -> bool:
         """Whether the beginning of a text is to be cut."""
@@ -63,7 +75,7 @@ class Predict(_Tei):
 
     def inputs(self, model: ServedModel) -> list[Input]:
         """A text as it stands between the model's special tokens; a pair as prompt and answer."""
-        return [self._input(one) for one in self._given()]
+        return self.some([self._input(one) for one in self._given()])
 
     def answer(self, model: ServedModel, table: ScoreTable) -> list[Prediction] | list[list[Prediction]]:
         """One list for a single input, a list of lists for many."""
@@ -98,7 +110,7 @@ class Rerank(_Tei):
         """The query is the prompt, each text an answer."""
         if self.left:
             raise DataError("truncation on the right", "on the left", "Leave the direction out.")
-        return [(self.query, text) for text in self.texts]
+        return self.some([(self.query, text) for text in self.texts])
 
     def answer(self, model: ServedModel, table: ScoreTable) -> list[Rank]:
         """The best first."""
