@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -26,7 +26,7 @@ KEY = "REWARDSMITH_API_KEY"
 # Answers after which trying again may help: too busy, or on its way up or down.
 _TRY_AGAIN = (408, 429, 502, 503, 504)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
-_FLAGS = ("prompt_cut", "answer_cut", "special_strings", "digest")
+_FLAGS = ("prompt_cut", "answer_cut", "special_strings")
 
 
 def is_url(source: str) -> bool:
@@ -52,12 +52,19 @@ class Connection:
         key: sent as a bearer token; the password in the URL, or the environment variable REWARDSMITH_API_KEY, where None.
         timeout: seconds of one try.
         tries: of one request.
+
+    Raises:
+        RemoteError: if the address is none.
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 120.0, tries: int = 5) -> None:
         """Nothing is sent yet."""
+        try:
+            password, _ = urlsplit(url).password, urlsplit(url).port
+        except ValueError as error:  # without the address itself, in which a key may stand
+            raise RemoteError("an address like http://127.0.0.1:8000", "one that is none", "Check it.") from error
         self.url, self.timeout, self.tries = without_credentials(url), timeout, tries
-        self._key = key if key is not None else urlsplit(url).password or os.environ.get(KEY)
+        self._key = key if key is not None else unquote(password or "") or os.environ.get(KEY)
         self._client: httpx.Client | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,25 +209,44 @@ class RemoteModel(RemoteScorer):
     """A rewardsmith server: it also says what it read of each answer, and what its model is."""
 
     def contract(self) -> dict[str, Any]:
-        """What the server publishes of the model."""
-        name = "" if self.model is None else f"?name={self.model}"
+        """What the server publishes of the model.
+
+        Raises:
+            RemoteError: if it does not, with status 404 where what it publishes is no contract.
+        """
+        name = "" if self.model is None else f"?name={quote(self.model, safe='')}"
         document = self.connection.get(f"/v1/model{name}")
-        assert isinstance(document, dict)
+        if not isinstance(document, dict) or "render" not in document:
+            raise RemoteError(
+                f"the contract of a model from {self.connection.url}",
+                "another document",
+                "Check that it is a server of rewardsmith.",
+                status=404,
+            )
         return document
 
     def table(self, pairs: Sequence[Pair]) -> ScoreTable:
         """Scores with token counts and cuts; see `ScoreTable`."""
         results = self._results(pairs, {"include": ["flags"]})
-        flags = [result["flags"] for result in results]
-        cuts = {name: np.array([int(one[name]) for one in flags], dtype=np.int64) for name in _FLAGS[:3]}
-        tokens = np.array([int(result["tokens"]) for result in results], dtype=np.int64)
+        try:
+            flags = [result["flags"] for result in results]
+            cuts = {name: np.array([int(one[name]) for one in flags], dtype=np.int64) for name in _FLAGS}
+            tokens = np.array([int(result["tokens"]) for result in results], dtype=np.int64)
+            truncated = np.array([bool(result["truncated"]) for result in results], dtype=np.bool_)
+            digest = np.array([int(one["digest"], 16) for one in flags], dtype=np.uint64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise RemoteError(
+                f"results with tokens, truncated and flags from {self.connection.url}",
+                f"others ({error!r})",
+                "Name its route /v1/score to take the scores alone.",
+            ) from error
         return ScoreTable(
             score=checked([result["score"] for result in results], len(pairs)),
             tokens=tokens,
             full_tokens=tokens + cuts["prompt_cut"] + cuts["answer_cut"],
-            truncated=np.array([bool(result["truncated"]) for result in results], dtype=np.bool_),
+            truncated=truncated,
             **cuts,
-            digest=np.array([int(one["digest"], 16) for one in flags], dtype=np.uint64),
+            digest=digest,
         )
 
 
@@ -234,16 +260,17 @@ def connect(url: str, *, model: str | None = None) -> RemoteScorer:
     if url.endswith("/v1/score"):
         return RemoteScorer(url, model=model)
     try:
-        ours = "render" in scorer.contract()
+        scorer.contract()
     except RemoteError as error:
-        if error.status not in (404, 405):
+        if error.status not in (404, 405, 501):
             raise
-        ours = False
-    return scorer if ours else RemoteScorer(url, model=model)
+        return RemoteScorer(url, model=model)
+    return scorer
 
 
 def _is_scored(result: Any) -> bool:
-    return isinstance(result, dict) and isinstance(result.get("score"), int | float)
+    score = result.get("score") if isinstance(result, dict) else None
+    return isinstance(score, int | float) and not isinstance(score, bool)
 
 
 def _told(response: httpx.Response) -> str:

@@ -167,8 +167,9 @@ def checked(scores: Sequence[float] | NDArray[np.floating], num_pairs: int) -> S
         ScoreError: if one is missing, None, NaN or infinite.
     """
     try:
-        array = np.asarray(scores, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and said to be
+            array = np.asarray(scores, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ScoreError("one finite number a pair", f"{error}", "Mend the scorer; None is no score.") from error
     if array.shape != (num_pairs,):
         raise ScoreError(f"{num_pairs} scores", f"an array of shape {array.shape}", "Return one number a pair.")

@@ -24,13 +24,15 @@ def named(sources: list[str]) -> dict[str, str]:
     """NAME=MODEL or MODEL, which is named after its folder, as {name: source}.
 
     Raises:
-        SettingsError: if two have one name.
+        SettingsError: if two have one name, or a name or a model is empty.
     """
     found: dict[str, str] = {}
     for source in sources:
         name, equals, place = source.partition("=")
         if not equals or Path(source).exists():
             name, place = Path(source).resolve().name, source
+        if not name or not place:
+            raise SettingsError("MODEL or NAME=MODEL", repr(source), "Give both a name and a model.")
         if name in found:
             raise SettingsError("models of different names", f"{name} twice", "Name them: NAME=MODEL.")
         found[name] = place

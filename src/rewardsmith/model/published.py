@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.data.golden import INPUTS
 from rewardsmith.data.schema import Pair
-from rewardsmith.errors import ContractError, LengthError
+from rewardsmith.errors import ContractError, LengthError, ScoreError
 from rewardsmith.model.artefact import (
     CONTRACT,
     GOLDEN,
@@ -65,11 +66,18 @@ def publish(model: RewardModel, source: str) -> Published:
 def _golden(path: Path) -> tuple[list[Pair], Scores]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if len(rows) != len(INPUTS) or not all(_is_pair(row["prompt"], row["answer"]) for row in rows):
+            raise ValueError(f"not the {len(INPUTS)} prompts and answers that were saved")
         return [(row["prompt"], row["answer"]) for row in rows], checked([row["score"] for row in rows], len(rows))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ScoreError) as error:
         raise ContractError(
             f"a readable {GOLDEN}", str(error), "Restore the folder, or save the model again."
         ) from error
+
+
+def _is_pair(prompt: Any, answer: Any) -> bool:
+    messages = [{"content": prompt}] if isinstance(prompt, str) else prompt
+    return isinstance(answer, str) and all(isinstance(message["content"], str) for message in messages)
 
 
 def _fits(model: RewardModel, pair: Pair) -> bool:

@@ -112,7 +112,8 @@ class Service:
         self.models = {model.name: model for model in models}
         self.settings, self.observed = settings, Observed()
         self.engines: dict[str, Engine] = {}
-        self.ready, self.reason = False, "warming up"
+        self.warm, self.ready, self.reason = False, False, "warming up"
+        self.unproven: dict[str, str] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -124,6 +125,7 @@ class Service:
                 on_batch = partial(self.observed.batch, name)
                 self.engines[name] = Engine(model.scorer, limits, runner=runner, on_batch=on_batch)
                 self.engines[name].start()
+                self.observed.hold(name, self.engines[name])
             warming = asyncio.create_task(self._warm_up())
             yield
             self.ready, self.reason = False, "stopping"
@@ -131,20 +133,26 @@ class Service:
             await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
 
     async def _warm_up(self) -> None:
-        """Score the golden inputs on the path that requests take; a model that scores them otherwise is never ready."""
+        """Score the golden inputs on the path that requests take; a model that scores them otherwise is never served."""
         for name, model in self.models.items():
-            if model.golden is None:
-                continue
-            try:
-                table = await self.engines[name].score(model.golden.inputs, deadline=math.inf)
-            except Exception as error:
-                self.reason = f"{name} cannot score its golden inputs: {error}"
-                return
-            worst = model.golden.difference(table.score)
-            if not worst <= model.golden.tolerance:  # a NaN is no proof either
-                self.reason = f"{name} does not have its golden scores: {worst:.1e} apart"
-                return
-        self.ready, self.reason = True, "ready"
+            fault = await self._fault_of(model)
+            if fault:
+                self.unproven[name] = f"{name} {fault}"
+        self.ready = not self.unproven
+        self.reason = "; ".join(self.unproven.values()) or "ready"
+        self.warm = True
+
+    async def _fault_of(self, model: ServedModel) -> str:
+        """What is wrong with a model's scores; empty if nothing is, or it has no golden scores."""
+        if model.golden is None:
+            return ""
+        try:
+            table = await self.engines[model.name].score(model.golden.inputs, deadline=math.inf)
+        except Exception as error:
+            return f"cannot score its golden inputs: {error}"
+        worst = model.golden.difference(table.score)
+        # Not `>`: a NaN is no proof either.
+        return "" if worst <= model.golden.tolerance else f"does not have its golden scores: {worst:.1e} apart"
 
     @property
     def alive(self) -> bool:
@@ -180,10 +188,10 @@ class Service:
         """Scores for a client, as long as it is there.
 
         Raises:
-            Complaint: 503 until the models are proven, and for good if one is not what its folder says.
+            Complaint: 503 until the models are proven, and for good if this one is not what its folder says.
         """
-        if not self.ready:
-            raise Complaint(503, "NotReady", self.reason, retry_after=1)
+        if not self.warm or model.name in self.unproven:
+            raise Complaint(503, "NotReady", self.unproven.get(model.name, self.reason), retry_after=1)
         engine = self.engines[model.name]
         scoring = asyncio.ensure_future(engine.score(inputs, deadline=self.settings.deadline))
         leaving = asyncio.ensure_future(_left(request))
@@ -195,7 +203,6 @@ class Service:
         finally:
             scoring.cancel()
             leaving.cancel()
-            self.observed.held.labels(model.name).set(engine.texts_held)
 
 
 def create_app(models: Sequence[ServedModel], settings: ServeSettings, keys: Sequence[str] = ()) -> FastAPI:
@@ -281,7 +288,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         document = {
             "name": found.name,
             **found.contract,
-            "golden_reproduced": service.ready and found.golden is not None,
+            "golden_reproduced": service.warm and found.golden is not None and found.name not in service.unproven,
         }
         return JSONResponse(document)
 

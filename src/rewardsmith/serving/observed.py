@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rewardsmith.serving.engine import Batch
+from rewardsmith.serving.engine import Batch, Engine
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -36,6 +36,10 @@ class Observed:
             "rewardsmith_batch_seconds", "Time of a batch.", ["model"], buckets=_SECONDS, registry=self.registry
         )
         self.held = Gauge("rewardsmith_texts_held", "Texts waiting or being scored.", ["model"], registry=self.registry)
+
+    def hold(self, model: str, engine: Engine) -> None:
+        """Read what an engine holds whenever somebody asks."""
+        self.held.labels(model).set_function(lambda: engine.texts_held)
 
     def batch(self, model: str, batch: Batch) -> None:
         """Count what the model read at once."""
