@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from rewardsmith.model.packing import LEAST_PREFIX, Family, Segment, families, pack, packed_plan, tokens_read
+from rewardsmith.model.packing import (
+    LEAST_PREFIX,
+    Family,
+    Segment,
+    families,
+    pack,
+    packed_plan,
+    row_length,
+    tokens_read,
+)
 from rewardsmith.model.render import TokenTable
 
 
@@ -56,7 +65,8 @@ def test_a_packed_row_holds_every_text_at_its_own_positions(share):
     table = table_of(TEXTS)
     rows = np.array([3, 1, 0, 4, 2])
     batch = pack(table, rows, share=share, with_types=False)
-    assert batch.input_ids.shape[1] == (17 if share else 47)
+    assert batch.input_ids.shape[1] == (24 if share else 48)  # 17 and 47 tokens, up to the next multiple of 8
+    assert batch.num_tokens == (17 if share else 47)
     for place, row in enumerate(rows):
         at = batch.tokens[place][batch.mask[place] == 1]
         assert batch.input_ids[0, at].tolist() == TEXTS[row].tolist()
@@ -66,8 +76,9 @@ def test_a_packed_row_holds_every_text_at_its_own_positions(share):
 def test_every_token_stands_in_one_segment_and_every_prefix_before_what_goes_on_from_it():
     batch = pack(table_of(TEXTS), np.arange(5), share=True, with_types=False)
     covered = [token for segment in batch.segments for token in range(segment.start, segment.stop)]
-    assert covered == list(range(17))
-    alone, prompt, *answers = batch.segments
+    assert covered == list(range(24))
+    alone, prompt, *answers, filler = batch.segments
+    assert (filler.stop - filler.start, filler.prefix) == (24 - 17, 0)
     assert (alone, prompt) == (Segment(0, 2), Segment(2, 12, 2, 2))
     assert [(a.prefix_start, a.prefix_stop) for a in answers] == [(2, 12)] * 3  # the text that is all prompt needs none
     assert [a.stop - a.start for a in answers] == [2, 2, 1]
@@ -76,8 +87,15 @@ def test_every_token_stands_in_one_segment_and_every_prefix_before_what_goes_on_
 def test_token_types_follow_the_text():
     table = table_of(arrays([5, 6, 7], [8, 9]), seconds=[1, 2])
     batch = pack(table, np.array([1, 0]), share=False, with_types=True)
-    assert batch.input_ids.tolist() == [[8, 9, 5, 6, 7]]
-    assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1]]
+    assert batch.input_ids.tolist() == [[8, 9, 5, 6, 7, 0, 0, 0]]
+    assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0, 0, 0]]
+
+
+def test_rows_come_in_few_lengths_and_little_of_them_is_filler():
+    lengths = {row_length(tokens) for tokens in range(1, 8193)}
+    assert len(lengths) < 200 and all(row_length(length) == length for length in lengths)
+    # A thirty-second at the most from 256 tokens on, seven tokens below.
+    assert all(0 <= row_length(t) - t <= max(7, t / 32) for t in range(1, 8193))
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -90,10 +108,10 @@ def test_a_plan_holds_each_text_once_and_keeps_its_budget(share, budget):
     plan = packed_plan(table, rows, budget, share=share)
     assert sorted(np.concatenate(plan).tolist()) == rows.tolist()
     for part in plan:
-        read = pack(table, part, share=share, with_types=False).input_ids.shape[1]
+        read = pack(table, part, share=share, with_types=False).num_tokens
         assert read <= budget or len(part) == 1
     if share and budget == 10_000:
         # 75 texts of 9 kinds: but for nine times, the 12 tokens that they begin with are saved at the least.
-        assert sum(pack(table, p, share=True, with_types=False).input_ids.shape[1] for p in plan) <= (
+        assert sum(pack(table, p, share=True, with_types=False).num_tokens for p in plan) <= (
             table.lengths[rows].sum() - (75 - 9) * 12
         )

@@ -86,8 +86,9 @@ class AttentionPlan:
         return key, value
 
     def of_first_tokens(self) -> AttentionPlan:
-        """The plan of a layer whose queries are the first tokens of the segments, in their order."""
-        return _FirstTokens(self.segments)
+        """The plan of a layer whose queries are the first tokens of the texts, in the order of their segments."""
+        assert self.first_tokens is not None
+        return _FirstTokens(self.segments[: len(self.first_tokens)])
 
     def blocks(self, *, causal: bool, window: int | None) -> list[Block]:
         """The blocks of a layer; `window`: a query sees keys that are less than so many tokens away."""
@@ -242,13 +243,10 @@ class _SegmentAttention(torch.autograd.Function):
         gradient = gradient.transpose(0, 1)  # (T, H, D) -> (H, T, D)
         of_query = torch.empty_like(query)
         blocks = rules.blocks()
-        # Keys that several blocks look at sum up their gradients, and in no less than float32.
+        # Keys that several blocks look at sum up their gradients, and in no less than float32; keys that none looks at have none.
         alone = not any(b.prefix_stop > b.prefix_start or b.start > b.own_start for b in blocks)
-        if alone:
-            of_key, of_value = torch.empty_like(key), torch.empty_like(value)
-        else:
-            sums = torch.promote_types(query.dtype, torch.float32)
-            of_key, of_value = torch.zeros_like(key, dtype=sums), torch.zeros_like(value, dtype=sums)
+        sums = query.dtype if alone else torch.promote_types(query.dtype, torch.float32)
+        of_key, of_value = torch.zeros_like(key, dtype=sums), torch.zeros_like(value, dtype=sums)
         for i, block in enumerate(blocks):
             probabilities = kept[i] if kept else _probabilities(query, key, block, rules)
             incoming = _queries_of(gradient, key.shape[0], block)

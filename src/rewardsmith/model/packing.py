@@ -1,4 +1,4 @@
-"""Texts end to end in one row, without padding; texts that begin alike read their beginning once. Plain integers first, then tensors.
+"""Texts end to end in one row, with a little filler at its end; texts that begin alike read their beginning once. Plain integers first, then tensors.
 
 A row is a chain of segments. A segment stands alone, or goes on from a *prefix*: a stretch of the same row that several texts begin with. Its tokens see the
 prefix and themselves, never another segment, and their positions go on from the prefix: what every token computes is what it would compute in its text alone.
@@ -26,6 +26,8 @@ from rewardsmith.model.render import TokenTable
 
 # A shorter common beginning is not worth the copies of its keys.
 LEAST_PREFIX = 8
+# Rows come in few lengths: multiples of this, from 256 tokens on of a thirty-second of the power of two below.
+_STEP = 8
 
 
 class Segment(NamedTuple):
@@ -101,9 +103,10 @@ class PackedBatch:
         token_type_ids: (1, T), or None.
         tokens: where in the row the tokens of each text stand, right-padded with 0, (N, L).
         mask: 1 for real tokens of `tokens`, (N, L).
-        segments: of the row.
+        segments: of the row; those of texts, then at most one of filler, which nobody sees.
         inserts: remembered states among its keys; a text that begins with them has 0 in `tokens` there.
         keeps: what is to be remembered of it.
+        filler: tokens at the end that are of no text.
     """
 
     input_ids: Tensor
@@ -114,6 +117,12 @@ class PackedBatch:
     segments: tuple[Segment, ...]
     inserts: tuple[Insert, ...] = ()
     keeps: tuple[Keep, ...] = ()
+    filler: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Of texts, in the row."""
+        return self.input_ids.shape[1] - self.filler
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
         """The batch with each of its tensors changed: moved, pinned. Remembered states stay where the model left them."""
@@ -220,6 +229,9 @@ def pack(
                 end = _lay(segments, stretches, segment, i, begun)
         if recall.keep is not None:
             keeps.append(Keep(first, first + recall.keep.length, recall.keep))
+    filler = row_length(end - shift) - (end - shift)
+    if filler:
+        segments.append(Segment(end, end + filler, end, end, shift))
     longest = max(map(len, texts))
     tokens = np.zeros((len(texts), longest), dtype=np.int64)
     for i, place in enumerate(places):
@@ -231,17 +243,31 @@ def pack(
     types = None
     if with_types:
         second = table.second[np.asarray(rows, dtype=np.int64)]
-        types = _row([(np.arange(a, b) >= second[i]).astype(np.int64) for i, a, b in stretches])
+        types = _row([(np.arange(a, b) >= second[i]).astype(np.int64) for i, a, b in stretches], filler)
     return PackedBatch(
-        input_ids=_row([texts[i][a:b].astype(np.int64) for i, a, b in stretches]),
-        position_ids=_row([np.arange(a, b) for _, a, b in stretches]),
+        input_ids=_row([texts[i][a:b].astype(np.int64) for i, a, b in stretches], filler),
+        position_ids=_row([np.arange(a, b) for _, a, b in stretches], filler),
         token_type_ids=types,
         tokens=torch.from_numpy(tokens),
         mask=torch.from_numpy((np.arange(longest) < lengths[:, None]).astype(np.int64)),
         segments=tuple(segments),
         inserts=tuple(inserts),
         keeps=tuple(keeps),
+        filler=filler,
     )
+
+
+def row_length(tokens: int) -> int:
+    """Tokens of the row that holds so many: 1 % more on average.
+
+    oneDNN, which multiplies matrices for torch on CPUs, prepares a program for every shape that it meets and keeps a thousand of them. Rows of ever new lengths make it prepare some
+    for every batch, and the kept ones lie scattered in the heap, which grows by 1 MiB a batch (docs/design).
+
+    >>> [row_length(tokens) for tokens in (1, 8, 250, 300, 1000, 4097)]
+    [8, 8, 256, 304, 1008, 4224]
+    """
+    step = max(_STEP, 1 << max(0, tokens.bit_length() - 6))
+    return -(-tokens // step) * step
 
 
 def _lay(
@@ -253,5 +279,5 @@ def _lay(
     return segment.stop
 
 
-def _row(parts: list[NDArray[np.int64]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts))[None]
+def _row(parts: list[NDArray[np.int64]], filler: int) -> Tensor:
+    return torch.from_numpy(np.concatenate([*parts, np.zeros(filler, dtype=np.int64)]))[None]
