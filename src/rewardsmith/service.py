@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -59,6 +61,7 @@ def serve(
     Raises:
         RewardsmithError: if a model is not what its folder promises, or the address cannot be had.
     """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     keys = read_keys(settings)
     models = []
     for name, source in sources.items():

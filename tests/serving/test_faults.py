@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -821,3 +822,22 @@ def test_an_edited_contract_is_refused(poisoned, refusal):
     (folder / "rewardsmith.json").write_text(json.dumps(contract))
     error = refusal(folder)
     assert error["type"] == ContractError.__name__ and "edited" in error["came"]
+
+
+def test_a_server_that_starts_closes_no_log_of_the_process(listening):
+    """The configuration of uvicorn itself would close every handler there is, and with absl's the stream behind it."""
+
+    class Watched(logging.NullHandler):
+        closed = False
+
+        def close(self):
+            self.closed = True
+            super().close()
+
+    handler = Watched()
+    logging.getLogger("somebody").addHandler(handler)
+    try:
+        listening()
+        assert not handler.closed
+    finally:
+        logging.getLogger("somebody").removeHandler(handler)

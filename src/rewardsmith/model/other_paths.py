@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from rewardsmith.config import ExportSettings, ScoringSettings
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import HeadError, MissingExtraError, ModelError, SettingsError
 from rewardsmith.model.export import export_model
 from rewardsmith.model.modeling_rewardsmith import RewardsmithConfig, RewardsmithForSequenceClassification
-from rewardsmith.model.network import quiet_loading, read_config, source_folder
+from rewardsmith.model.network import load_tokenizer, quiet_loading, read_config, source_folder
 from rewardsmith.model.render import Renderer
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.scores import Scores, checked
@@ -68,7 +68,7 @@ class PipelinePath:
         try:
             with quiet_loading():
                 model, info = loader.from_pretrained(folder, output_loading_info=True)
-                tokenizer = AutoTokenizer.from_pretrained(folder)
+                tokenizer = load_tokenizer(folder)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 "a folder that transformers loads", str(error).splitlines()[0], "Export it again."

@@ -94,6 +94,8 @@ class Server(uvicorn.Server):
                 http=protocol,
                 ws="none",
                 lifespan="on",
+                # Its own configuration closes every handler that the process has, and with some the stream behind it.
+                log_config=None,
                 log_level="warning" if not settings.access_log else "info",
                 access_log=settings.access_log,
                 server_header=False,
