@@ -67,7 +67,7 @@ class PipelinePath:
         loader: Any = RewardsmithForSequenceClassification if own else AutoModelForSequenceClassification
         try:
             with quiet_loading():
-                model, info = loader.from_pretrained(folder, output_loading_info=True)
+                model, info = loader.from_pretrained(folder, output_loading_info=True, use_safetensors=True)
                 tokenizer = load_tokenizer(folder)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
