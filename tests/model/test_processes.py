@@ -1,5 +1,7 @@
 """Two processes that train together: what each of them reads must reach the gradients of both."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,6 +14,8 @@ from rewardsmith.model.packing import pack
 from rewardsmith.model.render import Renderer, RenderSpec
 from rewardsmith.model.trainer import route
 
+_KEPT: list[DistributedDataParallel] = []
+"""Alive until the process ends; see `one_of_two`."""
 TEXTS = [(f"How do I mend item {i}?", answer) for i in range(4) for answer in ("Use glue.", "No.")]
 
 
@@ -28,15 +32,17 @@ def gradients(base, rows, *, packed, meeting=None, rank=0):
     if meeting:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
         model = DistributedDataParallel(model, find_unused_parameters=True)
+        _KEPT.append(model)
     model(batch=batch).sum().backward()
-    if meeting:
-        dist.destroy_process_group()
     return {name: p.grad for name, p in network.model.named_parameters() if p.grad is not None}
 
 
 def one_of_two(rank, base, packed, folder):
     rows = [[0, 1, 2], [3, 4, 5, 6, 7]][rank]
     torch.save(gradients(base, rows, packed=packed, meeting=f"{folder}/meeting", rank=rank), f"{folder}/{rank}.pt")
+    dist.barrier()
+    # Without the destructors: torch's wait for gloo's thread with the interpreter's lock held, which that thread may want.
+    os._exit(0)
 
 
 @pytest.mark.parametrize("packed", [True, False])
