@@ -28,6 +28,7 @@ from rewardsmith.serving import native, tei, templated, vllm
 from rewardsmith.serving.complaints import TAG, Complaint, complain
 from rewardsmith.serving.engine import Engine, Limits
 from rewardsmith.serving.guard import Guard, Rules
+from rewardsmith.serving.memory import Reclaimer
 from rewardsmith.serving.observed import Observed
 from rewardsmith.serving.protocol import Body
 from rewardsmith.serving.served import ServedModel
@@ -121,9 +122,10 @@ class Service:
         limits = Limits(self.settings.batch_tokens, self.settings.queue_texts, self.settings.max_wait)
         # One thread for all models: two at once would fight for the same cores.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="model") as runner:
+            reclaimer = Reclaimer()
             for name, model in self.models.items():
                 on_batch = partial(self.observed.batch, name)
-                self.engines[name] = Engine(model.scorer, limits, runner=runner, on_batch=on_batch)
+                self.engines[name] = Engine(model.scorer, limits, runner=runner, on_batch=on_batch, reclaimer=reclaimer)
                 self.engines[name].start()
                 self.observed.hold(name, self.engines[name])
             warming = asyncio.create_task(self._warm_up())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from rewardsmith.errors import RewardsmithError
 from rewardsmith.scores import EncodedText, Input, ScoreTable, TextScorer
+from rewardsmith.serving.memory import Reclaimer
 
 _LONGEST_RETRY = 60
 
@@ -116,6 +117,7 @@ class Engine:
         limits: see there.
         runner: the thread in which models run; engines that share it take turns.
         on_batch: is told of every batch.
+        reclaimer: gives memory back between batches; engines of one process share it.
     """
 
     def __init__(
@@ -125,9 +127,10 @@ class Engine:
         *,
         runner: ThreadPoolExecutor,
         on_batch: Callable[[Batch], None] | None = None,
+        reclaimer: Reclaimer | None = None,
     ) -> None:
         """Nothing runs before `start`."""
-        self.scorer, self.limits = scorer, limits
+        self.scorer, self.limits, self._reclaimer = scorer, limits, reclaimer
         self._runner, self._on_batch = runner, on_batch
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
         self._queue: deque[_Request] = deque()
@@ -209,6 +212,8 @@ class Engine:
                 continue
             crowded = len({id(share.request) for share in batch}) > 1
             await self._run(batch)
+            if self._reclaimer is not None and self._reclaimer.due:
+                await asyncio.get_running_loop().run_in_executor(self._runner, self._reclaimer)
 
     def _tokens_waiting(self) -> int:
         """Tokens of the texts that wait, counted until they fill a batch."""
