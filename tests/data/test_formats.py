@@ -674,6 +674,70 @@ CASES = {
         [{"input": "p", "output_1": "one", "output_2": "two", "label": 2}],
         [pair("p", "two", "one")],
     ),
+    "ppe-best-of-k": (
+        [
+            {
+                "question_id": "q",
+                "model_name": "m",
+                "prompt": "p",
+                "response_1": "a",
+                "response_2": "b",
+                "response_3": "c",
+                "scores": [True, False, 1],
+                "sampled_conflict_pairs": [[0, 1]],
+            }
+        ],
+        [
+            rated(
+                "p",
+                "abc",
+                (1, 0, 1),
+                id="q/m",
+                question_id="q",
+                model_name="m",
+                sampled_conflict_pairs=[[0, 1]],
+            )
+        ],
+    ),
+    "ppe-preference": (
+        [
+            {
+                "question_id": "q",
+                "prompt": "p",
+                "model_a": "alpha",
+                "model_b": "beta",
+                "response_1": "one",
+                "response_2": "two",
+                "winner": winner,
+                "language": "English",
+            }
+            for winner in ("model_b", "tie (bothbad)")
+        ],
+        [
+            pair(
+                "p",
+                "two",
+                "one",
+                id="q",
+                chosen_model="beta",
+                rejected_model="alpha",
+                language="English",
+                shown_first="rejected",
+            ),
+            pair(
+                "p",
+                "one",
+                "two",
+                id="q",
+                tie=True,
+                both_bad=True,
+                chosen_model="alpha",
+                rejected_model="beta",
+                language="English",
+                shown_first="chosen",
+            ),
+        ],
+    ),
     "alpaca-farm": (
         [{"instruction": "p", "input": "", "output_1": "one", "output_2": "two", "preference": 1}],
         [pair("p", "one", "two", shown_first="chosen")],

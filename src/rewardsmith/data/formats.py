@@ -799,6 +799,30 @@ def _read_judgebench(row: Raw, reader: RowReader) -> list[Native]:
     return [_pair((row["response_A"], row["response_B"]), winner, columns, sides={"model": (model, model)})]
 
 
+_PPE_ANSWER = re.compile(r"response_([1-9][0-9]*)")
+
+
+def _read_ppe_best_of_k(row: Raw, reader: RowReader) -> list[Native]:
+    """One question of PPE with its samples of one model, in their order, for `sampled_conflict_pairs` counts by it."""
+    marks = _list(row, "scores", reader)
+    answers = [_get(row, f"response_{i}", reader) for i in range(1, len(marks) + 1)]
+    ratings = [float(mark) if isinstance(mark, bool) else _number(mark, "scores", reader) for mark in marks]
+    used = [key for key in row if _PPE_ANSWER.fullmatch(key)]
+    identity = [str(row[key]) for key in ("question_id", "model_name") if row.get(key) is not None]
+    about = {"id": "/".join(identity)} if identity else {}
+    return [_rest(row, "scores", *used) | about | {"answers": answers, "ratings": ratings}]
+
+
+def _read_ppe_preference(row: Raw, reader: RowReader) -> list[Native]:
+    winner = _arena_winner(row, reader)
+    columns = _rest(row, "response_1", "response_2", "winner", "model_a", "model_b", "question_id") | {
+        "id": row.get("question_id"),
+        "both_bad": True if "bad" in winner else None,
+    }
+    models = {"model": (row.get("model_a"), row.get("model_b"))}
+    return [_pair((row["response_1"], row["response_2"]), _WINNERS[winner], columns, sides=models)]
+
+
 _ONE_OR_TWO: dict[Any, int | None] = {1: 0, 2: 1, "1": 0, "2": 1}
 
 
@@ -941,6 +965,18 @@ FORMATS: tuple[Format, ...] = (
         "`input`, `output_1`, `output_2` and `label`",
         lambda row: _has(row, "input", "output_1", "output_2", "label"),
         _read_llmbar,
+    ),
+    Format(
+        "ppe-best-of-k",
+        "`response_1`, `response_2`, ... and the list `scores`",
+        lambda row: _has(row, "prompt", "response_1", "response_2") and isinstance(row.get("scores"), list),
+        _read_ppe_best_of_k,
+    ),
+    Format(
+        "ppe-preference",
+        "`prompt`, `response_1`, `response_2` and `winner`",
+        lambda row: _has(row, "prompt", "response_1", "response_2", "winner"),
+        _read_ppe_preference,
     ),
     Format(
         "alpaca-farm",
