@@ -80,9 +80,9 @@ def test_a_calibrated_scorer_lies_within_its_null_and_a_sharpened_one_above():
     strength = np.abs(rng.normal(0, 1.5, 3000))
     margins = np.where(rng.random(3000) < 1 / (1 + np.exp(-strength)), strength, -strength)
     clusters = np.arange(3000)
-    null = metrics.ece_null(margins)
+    null = metrics.ece_null(margins).null
     assert null.low <= metrics.ece(margins, clusters).value <= null.high
-    assert metrics.ece(3 * margins, clusters).value > metrics.ece_null(3 * margins).high
+    assert metrics.ece(3 * margins, clusters).value > metrics.ece_null(3 * margins).null.high
     found = metrics.ece(margins, clusters)
     assert found.low <= found.value <= found.high
 

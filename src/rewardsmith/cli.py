@@ -31,6 +31,7 @@ from rewardsmith.storage import refuse_inside
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rewardsmith.data.schema import Preference
     from rewardsmith.data.truncation import Cutter
     from rewardsmith.linting.doctor import Judge
     from rewardsmith.loading import Source
@@ -166,6 +167,9 @@ def evaluate(
     data: str,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json and pairs.jsonl.")] = None,
     by: Annotated[str | None, typer.Option(help="Metadata columns to slice by, comma-separated.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Score DATA by the rule of this public benchmark; docs/public_benchmarks.md.")
+    ] = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
@@ -174,22 +178,29 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge a reward model on labelled pairs: accuracy with its interval, baselines, calibration, slices."""
+    """Judge a reward model on labelled pairs: accuracy with its interval, baselines, calibration, slices; or by the rule of a public benchmark."""
     if out is not None:
         _check_report_folder(out, overwrite, model, data)
+    if benchmark is not None:
+        if by is not None:
+            raise SettingsError(
+                "--by without --benchmark", "both", "A benchmark has sections of its own; leave --by out."
+            )
+        from rewardsmith.evaluation.benchmarks import named
+
+        named(benchmark)  # an unknown name is said before a model is loaded
+        source = _load(model, device, precision, threads, seed)
+        _evaluate_on_benchmark(benchmark, source, data, out, skip_bad=skip_bad, seed=seed, as_json=as_json)
+        return
     from rewardsmith import runs
-    from rewardsmith.data import io
     from rewardsmith.evaluation.pairwise import evaluate as judge
     from rewardsmith.evaluation.report import counts_line, evaluation_table
     from rewardsmith.loading import described
-    from rewardsmith.manifest import package_versions
     from rewardsmith.storage import atomic_folder, write_json
 
-    reading = io.read(data, skip_bad=skip_bad)
-    pairs = io.preferences(reading.rows, data)
-    _console().print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
+    facts, pairs = _read_pairs(data, skip_bad)
     source = _load(model, device, precision, threads, seed)
-    columns = by.split(",") if by else None
+    columns = _names(by) or None
     found = judge(
         source.scorer,
         pairs,
@@ -201,17 +212,8 @@ def evaluate(
     document = {
         "verb": "evaluate",
         "model": described(source),
-        "data": {
-            "source": io.source_name(data),
-            "sha256": io.fingerprint(pairs),
-            "rows": reading.num_rows,
-            "formats": dict(reading.formats),
-            "without": reading.without,
-            "skipped_bad": dict(reading.skipped),
-        },
+        **_papers(facts, seed),
         **source.precision,
-        "seed": seed,
-        "versions": package_versions(),
         **found.document,
     }
     if out is not None:
@@ -220,9 +222,99 @@ def evaluate(
             runs.write_pairs(found, folder / "pairs.jsonl")
     console = _console()
     if not as_json:
-        console.print(evaluation_table(document, f"{source.name} on {io.source_name(data)}", by=columns or ()))
+        console.print(evaluation_table(document, f"{source.name} on {facts['source']}", by=columns or ()))
     console.print(counts_line(document), highlight=False, markup=False)
     _finish(document, as_json, f"written to {out}" if out else "")
+
+
+@app.command()
+def compare(
+    model_a: str,
+    model_b: str,
+    data: str,
+    out: Annotated[Path | None, typer.Option(help="File for the document, JSON.")] = None,
+    by: Annotated[str | None, typer.Option(help="Metadata columns to slice by, comma-separated.")] = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    device: DeviceOption = "auto",
+    precision: ScoringPrecision = "float32",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Which of two reward models is right more often on the same pairs, and could that be chance?"""
+    if out is not None:
+        _check_new_file(out, overwrite, "compare", model_a, model_b, data)
+    from rewardsmith.evaluation.comparison import compare as judge
+    from rewardsmith.evaluation.comparison import comparison_table
+    from rewardsmith.storage import write_json
+
+    facts, pairs = _read_pairs(data, skip_bad)
+    sources = [_load(model, device, precision, threads, seed) for model in (model_a, model_b)]
+    found = judge(
+        (sources[0].scorer, sources[1].scorer),
+        pairs,
+        names=(sources[0].name, sources[1].name),
+        by=_names(by) or None,
+        temperatures=(sources[0].temperature, sources[1].temperature),
+        seed=seed,
+    )
+    document = {"verb": "compare", **_papers(facts, seed), **sources[0].precision, **found.document}
+    document["files_a"], document["files_b"] = dict(sources[0].files), dict(sources[1].files)
+    if out is not None:
+        write_json(out, document)
+    if not as_json:
+        _console().print(comparison_table(document, f"A = {document['model_a']}, B = {document['model_b']}"))
+    _finish(document, as_json, document["verdict"])
+
+
+@app.command()
+def calibrate(
+    model: str,
+    data: str,
+    by: Annotated[
+        str | None, typer.Option(help="A metadata column whose values get temperatures of their own.")
+    ] = None,
+    fit_share: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of the pairs to fit on.")] = 0.5,
+    false_alarms: Annotated[
+        str, typer.Option(help="Shares of good answers that a guardrail may stop, comma-separated.")
+    ] = "0.01,0.05,0.1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing into the model folder.")] = False,
+    skip_bad: SkipBad = False,
+    device: DeviceOption = "auto",
+    precision: ScoringPrecision = "float32",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the temperature that makes probabilities of margins, and thresholds of guardrails; show both on other prompts; keep them in the model folder."""
+    shares = _rates(false_alarms)
+    from rewardsmith.remote import is_url
+
+    if is_url(model) and not dry_run:
+        raise SettingsError(
+            "a model folder to keep the temperature in", "the address of a server", "Add --dry-run, or give the folder."
+        )
+    from rewardsmith.evaluation.calibration import calibrate as fit
+    from rewardsmith.evaluation.calibration import calibration_tables
+
+    facts, pairs = _read_pairs(data, skip_bad)
+    source = _load(model, device, precision, threads, seed)
+    found = fit(source.scorer, pairs, by=by, fit_share=fit_share, false_alarms=shares, seed=seed)
+    kept = {**_papers(facts, seed), **source.precision, **found.document}
+    document = {"verb": "calibrate", "model": source.name, "written": not dry_run, **kept}
+    if not dry_run:
+        from rewardsmith.model.artefact import store_calibration
+        from rewardsmith.model.network import source_folder
+
+        store_calibration(Path(source_folder(model)), found.temperature.value, kept)
+    console = _console()
+    if not as_json:
+        for table in calibration_tables(document):
+            console.print(table)
+        for name, reason in document["no_thresholds"].items():
+            console.print(f"no threshold ({name}): {reason}", highlight=False, markup=False, soft_wrap=True)
+    _finish(document, as_json, document["verdict"])
 
 
 @app.command()
@@ -600,6 +692,31 @@ def _load(model: str, device: Device, precision: str, threads: int | None, seed:
     return load_source(model, settings, threads=threads, seed=seed)
 
 
+def _read_pairs(data: str, skip_bad: bool) -> tuple[dict[str, Any], list[Preference]]:
+    """The pairs of a source, and what documents say of it; how it was read is printed."""
+    from rewardsmith.data import io
+
+    reading = io.read(data, skip_bad=skip_bad)
+    pairs = io.preferences(reading.rows, data)
+    _console().print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
+    facts = {
+        "source": io.source_name(data),
+        "sha256": io.fingerprint(pairs),
+        "rows": reading.num_rows,
+        "formats": dict(reading.formats),
+        "without": reading.without,
+        "skipped_bad": dict(reading.skipped),
+    }
+    return facts, pairs
+
+
+def _papers(data: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Where the numbers of a document come from."""
+    from rewardsmith.manifest import package_versions
+
+    return {"data": dict(data), "seed": seed, "versions": package_versions()}
+
+
 def _print_checks(checks: Sequence[Check]) -> None:
     """One line a check, on stderr."""
     console = _console()
@@ -613,6 +730,17 @@ def _named_file(text: str) -> tuple[str, str]:
     """NAME=FILE, or a file that is its own name."""
     name, equals, file = text.partition("=")
     return (name, file) if equals and not Path(text).exists() else (Path(text).name.partition(".")[0], text)
+
+
+def _rates(text: str) -> list[float]:
+    """Shares between 0 and 1, comma-separated."""
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < 1 for rate in rates):
+        raise SettingsError("--false-alarms between 0 and 1", repr(text), "Write for example 0.01,0.05.")
+    return rates
 
 
 def _names(text: str | None) -> list[str]:
@@ -661,16 +789,57 @@ def _judge(model: str, device: Device, threads: int | None, seed: int) -> Judge:
     return FeatureJudge(Path(model).name, FrozenEncoder(model, settings=build(ScoringSettings, {"device": device})))
 
 
+def _evaluate_on_benchmark(
+    name: str, source: Source, data: str, out: Path | None, *, skip_bad: bool, seed: int, as_json: bool
+) -> None:
+    """`evaluate --benchmark`: one table of scores, judged as the benchmark's authors do and as we do."""
+    from rewardsmith.evaluation.benchmarks import benchmark_table, judge
+    from rewardsmith.loading import described
+    from rewardsmith.manifest import package_versions
+    from rewardsmith.storage import atomic_folder, write_json, write_rows
+
+    found = judge(name, source.scorer, data, seed=seed, skip_bad=skip_bad)
+    document = {
+        "verb": "evaluate",
+        "model": described(source),
+        **source.precision,
+        "seed": seed,
+        "versions": package_versions(),
+        "benchmark": found.document,
+    }
+    if out is not None:
+        with atomic_folder(out) as folder:
+            write_json(folder / "report.json", document)
+            write_rows(folder / "items.jsonl", found.rows)
+    if not as_json:
+        _console().print(benchmark_table(found.document, f"{source.name} on {name}"))
+    _finish(document, as_json, f"written to {out}" if out else "")
+
+
+def _check_new_file(out: Path, overwrite: bool, verb: str, *inputs: str) -> None:
+    """A new file, or with --overwrite an earlier document of the same verb."""
+    refuse_inside(out, *inputs)
+    if out.exists() and not (overwrite and _verb_of(out) == verb):
+        raise OutputError(
+            f"a new file for --out, or with --overwrite an earlier document of {verb}",
+            f"{out}, which exists",
+            "Choose another --out.",
+        )
+
+
+def _verb_of(path: Path) -> str | None:
+    """The verb that wrote a document; None where it is none of ours."""
+    try:
+        verb = json.loads(path.read_text(encoding="utf-8"))["verb"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(verb)
+
+
 def _check_report_folder(out: Path, overwrite: bool, *inputs: str) -> None:
     """A new folder, or with --overwrite one that an evaluation of ours made; never a run or a model."""
     refuse_inside(out, *inputs)
-    if not out.exists():
-        return
-    try:
-        ours = json.loads((out / "report.json").read_text(encoding="utf-8")).get("verb") == "evaluate"
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not (overwrite and ours):
+    if out.exists() and not (overwrite and _verb_of(out / "report.json") == "evaluate"):
         raise OutputError(
             "a new folder for --out, or with --overwrite one of an earlier evaluation",
             f"{out}, which exists",

@@ -5,7 +5,6 @@ Beside `cli`, the only module that joins the torch wing and the evaluation wing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from rewardsmith.evaluation.pairwise import Evaluation, evaluate, score_pairs
 from rewardsmith.evaluation.report import counts_line, evaluation_table, overfitting_table
 from rewardsmith.plots import training_curves
 from rewardsmith.stats import Estimate, cluster_codes
-from rewardsmith.storage import write_json, write_text
+from rewardsmith.storage import write_json, write_rows
 
 if TYPE_CHECKING:
     from rewardsmith.model.training import Trained
@@ -118,8 +117,8 @@ def accuracy_on(model: Any, pairs: Sequence[Preference]) -> Estimate:
 
 
 def write_pairs(evaluation: Evaluation, path: Path) -> None:
-    """The per-pair scores, one JSON row each, in the order of the data."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in evaluation.rows()))
+    """The pairs with their scores, one JSON row each, in the order of the data."""
+    write_rows(path, evaluation.rows())
 
 
 def draw_curves(trained: Trained, final: dict[str, Any], path: Path, console: Console) -> str | None:

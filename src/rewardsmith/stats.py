@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from rewardsmith.errors import DataError
 
@@ -77,6 +77,9 @@ def cluster_bootstrap(
 ) -> Estimate:
     """Percentile bootstrap that draws whole clusters (all pairs of a prompt) with replacement.
 
+    The percentiles are moved outward as Hesterberg (2015, "What teachers should know about the bootstrap", 5.3) does, for resamples of C clusters vary
+    too little by a factor of sqrt((C - 1) / C) and have lighter tails than Student's t: plain percentiles of 15 prompts cover the truth nine times in ten.
+
     Args:
         statistic: takes weights (R, n), how often each example was drawn, and returns (R,) values.
         clusters: (n,) cluster of each example, 0..C-1.
@@ -92,15 +95,9 @@ def cluster_bootstrap(
     if n == 0:
         raise DataError("at least one example for an interval", "none", "Check the filters before this number.")
     num_clusters = int(clusters.max()) + 1
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK_CELLS // max(n, num_clusters))
-    values = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=rows)  # (R, C)
-        values.append(statistic(drawn[:, clusters].astype(np.float64)))  # (R, C) -> (R, n)
-    tail = (1 - confidence) / 2
-    draws = np.concatenate(values)
+    blocks = _resamples(num_clusters, max(n, num_clusters), resamples, seed)
+    draws = np.concatenate([statistic(drawn[:, clusters]) for drawn in blocks])  # (R, C) -> (R, n) -> (R,)
+    tail = _tail(num_clusters, confidence)
     low, high = np.quantile(draws, [tail, 1 - tail])
     value = float(statistic(np.ones((1, n)))[0])
     method = f"bootstrap over {num_clusters} prompts"
@@ -110,13 +107,41 @@ def cluster_bootstrap(
     return Estimate(value, float(low), float(high), n, method)
 
 
+def _tail(num_clusters: int, confidence: float) -> float:
+    """The share of resamples that lies beyond one end of the interval; a single cluster has no tail."""
+    if num_clusters < 2:
+        return 0.0
+    reach = t.ppf(0.5 + confidence / 2, num_clusters - 1) * np.sqrt(num_clusters / (num_clusters - 1))
+    return float(norm.sf(reach))
+
+
+def _resamples(num_clusters: int, width: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each cluster is drawn, in blocks (rows, C) of which arrays (rows, width) fit into memory; the same for the same arguments."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK_CELLS // width)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        # Drawn one by one and counted: a multinomial draw of the counts takes four times as long.
+        drawn = rng.integers(0, num_clusters, size=(rows, num_clusters)) + num_clusters * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters)
+        yield counts.reshape(rows, num_clusters).astype(np.float64)
+
+
 def mean(values: Floats, clusters: NDArray[np.int64], *, seed: int = 0) -> Estimate:
-    """The mean of any quantity, with a bootstrap interval over clusters."""
+    """The mean of any quantity, with a bootstrap interval over clusters.
 
-    def statistic(weights: Floats) -> Floats:
-        return np.asarray((weights @ values) / weights.sum(axis=1))
-
-    return cluster_bootstrap(statistic, clusters, seed=seed)
+    It is what `cluster_bootstrap` gives for the weighted mean, from the sums of the clusters alone: a bootstrap of a mean never needs the examples.
+    """
+    n = len(values)
+    if n == 0:
+        raise DataError("at least one example for an interval", "none", "Check the filters before this number.")
+    num_clusters = int(clusters.max()) + 1
+    sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
+    blocks = _resamples(num_clusters, max(n, num_clusters), NUM_RESAMPLES, seed)
+    draws = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in blocks])
+    tail = _tail(num_clusters, 0.95)
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(float(values.mean()), float(low), float(high), n, f"bootstrap over {num_clusters} prompts")
 
 
 def proportion(values: Floats, clusters: NDArray[np.int64], *, seed: int = 0) -> Estimate:

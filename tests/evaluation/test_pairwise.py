@@ -37,7 +37,44 @@ def test_a_known_table_gives_known_numbers():
         "n": 1,
         "method": "wilson",
     }
-    assert found.rows()[0] == {"id": "p0", "score_chosen": 2.0, "score_rejected": 0.0}
+    texts = {"id": "p0", "prompt": "prompt 0", "chosen": "good 0", "rejected": "bad 0", "metadata": {"goal": "even"}}
+    assert found.rows()[0] == texts | {"score_chosen": 2.0, "score_rejected": 0.0}
+
+
+def test_every_number_can_be_recomputed_from_the_rows():
+    pairs = [
+        pair(i, "good" * (i % 5 + 1), "bad" * (i % 3 + 1), metadata={"score_chosen": "not ours"}) for i in range(40)
+    ]
+    found = evaluate(likes_long_answers(), pairs)
+    rows = found.rows()
+    again = by_table({row[side]: row[f"score_{side}"] for row in rows for side in ("chosen", "rejected")})
+    read = [
+        Preference(row["id"], row["prompt"], row["chosen"], row["rejected"], metadata=row["metadata"]) for row in rows
+    ]
+    assert evaluate(again, read).document == found.document
+
+
+def test_the_hardest_pairs_are_named_the_most_wrong_first():
+    scores = {f"{side} {i}": (i - 3.0 if side == "good" else 0.0) for i in range(30) for side in ("good", "bad")}
+    with pytest.warns(UserWarning, match="exact ties"):  # pair 3
+        found = evaluate(by_table(scores), [pair(i) for i in range(30)]).document["hardest"]
+    assert found["most_wrong"] == [{"id": f"p{i}", "margin": i - 3.0} for i in range(3)]
+    assert [one["id"] for one in found["closest"][:3]] == ["p3", "p2", "p4"]
+
+
+def test_what_a_reviewer_asks_for_is_there():
+    rng = np.random.default_rng(0)
+    scores = {f"{side} {i}": float(rng.normal(side == "good", 1)) for i in range(200) for side in ("good", "bad")}
+    pairs = [pair(i, metadata={"goal": "a" if i % 2 else "b"}) for i in range(200)]
+    found = evaluate(by_table(scores), pairs, temperature=2.0).document
+    assert {one["value"] for one in found["slices"] if one["column"] == "goal"} == {"a", "b"}
+    assert found["temperature_here"]["low"] < found["temperature_here"]["value"]
+    assert found["selective"][-1]["accuracy"]["value"] == pytest.approx(found["accuracy"]["value"])
+    assert len(found["reliability"]) == len(found["calibrated"]["reliability"]) == 15
+    assert found["ece_excess"] == pytest.approx(found["ece"]["value"] - found["ece_null"]["value"])
+    assert sum(found["margins"]["counts"]) == 200
+    # (1.95996 + 0.84162) * sqrt(0.2 / 200)
+    assert found["detectable_difference"]["difference"] == pytest.approx(0.0886, abs=1e-4)
 
 
 def test_the_swapped_set_has_the_complement():

@@ -6,9 +6,8 @@ labelled as ties stand outside accuracy.
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +18,16 @@ from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.schema import Pair, Preference, prompt_key
 from rewardsmith.data.traits import markdown_marks
 from rewardsmith.errors import DataError, ScoreError
+from rewardsmith.evaluation.reliability import margin_histogram, reliability, selective_accuracy
+from rewardsmith.evaluation.slices import by_document, computed_columns, metadata_columns, slices
+from rewardsmith.evaluation.temperature import fit_temperature
 from rewardsmith.metrics import Codes
 from rewardsmith.scores import Scorer, Scores, ScoreTable, TableScorer, checked
+from rewardsmith.significance import detectable_difference
 from rewardsmith.stats import Estimate, Floats, cluster_codes, mean, proportion
 
-MAX_SLICES = 20
-"""A metadata column with more values than this is no slice unless it is asked for."""
 _SWAP_PAIRS = 32
+_HARDEST = 20
 _TIE_WARNING = 0.01
 
 
@@ -59,8 +61,8 @@ class Evaluation:
         return Estimate(**self.document["accuracy"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a pair: id, both scores, tokens and what was cut."""
-        return [pair_row(self.scores, i) for i in range(len(self.scores.pairs))]
+        """One row a pair: its texts and metadata, both scores, tokens and what was cut; every number of the document can be recomputed from them."""
+        return [text_columns(pair) | pair_row(self.scores, i) for i, pair in enumerate(self.scores.pairs)]
 
 
 def score_pairs(scorer: Scorer, pairs: Sequence[Preference]) -> PairScores:
@@ -79,6 +81,14 @@ def score_pairs(scorer: Scorer, pairs: Sequence[Preference]) -> PairScores:
         )
     scores = checked(scorer.score(texts), 2 * n)
     return PairScores(list(pairs), scores[:n], scores[n:], None, None)
+
+
+def text_columns(pair: Preference) -> dict[str, Any]:
+    """What pairs.jsonl holds of a pair beside its scores; metadata under a key of their own, for a column of the data may be named like one of ours."""
+    row: dict[str, Any] = {"id": pair.id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    optional = {"rejected_prompt": pair.rejected_prompt, "margin": pair.margin, "votes": pair.votes}
+    row |= {name: value for name, value in optional.items() if value is not None}
+    return row | ({"tie": True} if pair.tie else {}) | {"metadata": pair.metadata}
 
 
 def pair_row(scores: PairScores, i: int) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def evaluate(
     Args:
         scorer: anything with `score`; with `table` too, cuts and collapses are counted.
         pairs: labelled pairs; those without two answers are dropped and counted.
-        by: metadata columns to slice by; all with at most 20 values where None.
+        by: metadata columns to slice by; all with few values where None (see `slices.metadata_columns`).
         temperature: of calibrated probabilities; the key `calibrated` is None without one.
         seed: of the bootstrap.
         swap_tolerance: how far, times max(1, |s|), a score may move when the sides are exchanged.
@@ -133,6 +143,8 @@ def evaluate(
     ties = metrics.ties(margins, clusters, seed=seed)
     messages = _messages(margins, ties)
     blind = _blind_wins(judged, scores, decided)
+    columns = metadata_columns(judged, by)
+    found = slices(columns | computed_columns(judged), margins, clusters, seed=seed)
     document: dict[str, Any] = {
         "num_pairs": len(judged),
         "num_prompts": int(clusters.max()) + 1,
@@ -144,12 +156,18 @@ def evaluate(
         "calibrated": None
         if temperature is None
         else {"temperature": temperature, **_probabilistic(margins, clusters, temperature, seed)},
+        "temperature_here": _temperature_here(margins, clusters),
+        "selective": selective_accuracy(margins, clusters),
         "mean_margin": mean(margins, clusters, seed=seed).as_dict(),
+        "margins": margin_histogram(margins),
         "baselines": {name: proportion(won, clusters, seed=seed).as_dict() for name, won in blind.items()},
         "over_baselines": {
             name: mean(metrics.wins(margins) - won, clusters, seed=seed).as_dict() for name, won in blind.items()
         },
-        "by": _slices(judged, margins, clusters, by, seed),
+        "by": by_document(columns, found),
+        "slices": [one.as_dict() for one in found],
+        "hardest": _hardest(judged, margins),
+        "detectable_difference": detectable_difference(clusters).as_dict(),
         "dropped": {EMPTY: len(pairs) - len(usable)},
         "truncated": _count_truncated(scores),
         "collapsed": _count_collapsed(scores),
@@ -161,12 +179,33 @@ def evaluate(
 
 
 def _probabilistic(margins: Floats, clusters: Codes, temperature: float, seed: int) -> dict[str, Any]:
+    null = metrics.ece_null(margins, temperature=temperature, seed=seed)
     return {
         "log_loss": metrics.log_loss(margins, clusters, temperature=temperature, seed=seed).as_dict(),
         "brier": metrics.brier(margins, clusters, temperature=temperature, seed=seed).as_dict(),
         "ece": metrics.ece(margins, clusters, temperature=temperature, seed=seed).as_dict(),
-        "ece_null": metrics.ece_null(margins, temperature=temperature, seed=seed).as_dict(),
+        "ece_null": null.null.as_dict(),
+        "ece_excess": null.excess,
+        "ece_p_value": null.p_value,
+        "reliability": reliability(margins, clusters, temperature=temperature),
     }
+
+
+def _temperature_here(margins: Floats, clusters: Codes) -> dict[str, Any] | None:
+    """The temperature that these very pairs ask for: a diagnosis, never a claim; None where they give none."""
+    try:
+        return fit_temperature(margins, clusters).estimate.as_dict()
+    except DataError:
+        return None
+
+
+def _hardest(pairs: Sequence[Preference], margins: Floats) -> dict[str, list[dict[str, Any]]]:
+    """Ids of the most confidently wrong pairs, and of those that the scorer can hardly decide; their texts stand in pairs.jsonl."""
+    order = np.argsort(margins, kind="stable")
+    wrong = [int(i) for i in order[:_HARDEST] if margins[i] < 0]
+    close = [int(i) for i in np.argsort(np.abs(margins), kind="stable")[:_HARDEST]]
+    named = {"most_wrong": wrong, "closest": close}
+    return {name: [{"id": pairs[i].id, "margin": float(margins[i])} for i in rows] for name, rows in named.items()}
 
 
 def _messages(margins: Floats, ties: Estimate) -> list[str]:
@@ -197,34 +236,6 @@ def _blind_wins(pairs: Sequence[Preference], scores: PairScores, decided: Any) -
             scores.chosen_table.full_tokens[decided], scores.rejected_table.full_tokens[decided]
         )
     return found
-
-
-def _slices(
-    pairs: Sequence[Preference], margins: Floats, clusters: Codes, by: Sequence[str] | None, seed: int
-) -> dict[str, dict[str, Any]]:
-    columns = list(by) if by is not None else sorted({key for pair in pairs for key in pair.metadata})
-    found: dict[str, dict[str, Any]] = {}
-    for column in columns:
-        values = np.array([_slice_value(pair.metadata, column) for pair in pairs], dtype=object)
-        names = sorted({value for value in values if value is not None})
-        if not names:
-            known = sorted({key for pair in pairs for key in pair.metadata})
-            raise DataError(f"a column {column!r} to slice by", f"the columns {known}", "Check the name given to --by.")
-        if by is None and not 1 < len(names) <= MAX_SLICES:
-            continue
-        found[column] = {}
-        for name in names:
-            rows = values == name
-            codes = cluster_codes(clusters[rows])
-            found[column][name] = metrics.accuracy(margins[rows], codes, seed=seed).as_dict()
-    return found
-
-
-def _slice_value(metadata: Mapping[str, Any], column: str) -> str | None:
-    value = metadata.get(column)
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _count_truncated(scores: PairScores) -> int | None:

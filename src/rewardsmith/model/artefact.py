@@ -41,7 +41,7 @@ from rewardsmith.model.precision import choose_device
 from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding
 from rewardsmith.model.scoring import BATCH_TOKENS, score_tokens
 from rewardsmith.scores import Scores
-from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_text
+from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_rows, write_text
 
 FORMAT_VERSION = 1
 CONTRACT, GOLDEN, WEIGHTS = "rewardsmith.json", "golden.jsonl", "model.safetensors"
@@ -77,6 +77,7 @@ class Contract:
         head: {"key", "shape"} of the head's weight.
         training_dtype: number format of the training steps.
         temperature: of the calibrated probability sigmoid(margin / T); None where none was fitted.
+        calibration: how the temperature was fitted and what it is worth on other prompts, the isotonic map, temperatures of slices, thresholds of guardrails.
         normaliser: see `Normaliser`.
         objective: the loss that was trained, what it learned beside the network, and its attributes; None where that is not known.
         files: SHA-256 by file name.
@@ -91,6 +92,7 @@ class Contract:
     head: dict[str, Any]
     training_dtype: str
     temperature: float | None = None
+    calibration: dict[str, Any] | None = None
     normaliser: Normaliser | None = None
     objective: dict[str, Any] | None = None
     end_tokens: list[int] | None = None
@@ -263,7 +265,7 @@ def save(
             {"prompt": prompt, "answer": answer, "ids": digest, "score": float(score)}
             for (prompt, answer), digest, score in zip(INPUTS, ids, scores, strict=True)
         ]
-        write_text(folder / GOLDEN, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_rows(folder / GOLDEN, rows)
         write_json(folder / "manifest.json", dict(manifest))
         if card:
             write_text(folder / "README.md", card)
@@ -381,6 +383,17 @@ def read_contract(path: Path) -> Contract:
     except (OSError, ValueError) as error:
         raise ContractError(f"a readable {CONTRACT}", str(error), "Save the model again.") from error
     return Contract.from_dict(document, path.name)
+
+
+def store_calibration(path: Path, temperature: float, calibration: Mapping[str, Any]) -> None:
+    """Write a temperature and its evidence into the contract of a folder, whole or not at all; nothing else of the folder changes.
+
+    Raises:
+        ContractError: if the folder has no readable contract.
+        OutputError: if the system refuses.
+    """
+    contract = replace(read_contract(path), temperature=temperature, calibration=dict(calibration))
+    write_json(path / CONTRACT, contract.as_dict())
 
 
 def check_files(path: Path, contract: Contract, *, names: tuple[str, ...]) -> None:
