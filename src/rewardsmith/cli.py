@@ -194,7 +194,7 @@ def evaluate(
         return
     from rewardsmith import runs
     from rewardsmith.evaluation.pairwise import evaluate as judge
-    from rewardsmith.evaluation.report import counts_line, evaluation_table
+    from rewardsmith.evaluation.report import counts_line, evaluation_table, hardest_table, power_line, slices_table
     from rewardsmith.loading import described
     from rewardsmith.storage import atomic_folder, write_json
 
@@ -223,7 +223,11 @@ def evaluate(
     console = _console()
     if not as_json:
         console.print(evaluation_table(document, f"{source.name} on {facts['source']}", by=columns or ()))
+        for table in (slices_table(document), hardest_table(document, found.rows())):
+            if table is not None:
+                console.print(table)
     console.print(counts_line(document), highlight=False, markup=False)
+    console.print(power_line(document), highlight=False, markup=False)
     _finish(document, as_json, f"written to {out}" if out else "")
 
 
@@ -675,11 +679,12 @@ def demo(
         console=_console(),
     )
     answers = document["answers"]
+    how = "uncalibrated" if answers["temperature"] is None else f"temperature {answers['temperature']:.2f}"
     line = (
         f"prompt:   {answers['prompt']}\n"
         f"answer A: {answers['score_a']:+.3f}  {answers['answer_a']}\n"
         f"answer B: {answers['score_b']:+.3f}  {answers['answer_b']}\n"
-        f"probability that A is better: {answers['probability_a']:.3f} (uncalibrated)"
+        f"probability that A is better: {answers['probability_a']:.3f} ({how})"
     )
     _finish(document, as_json, line)
 

@@ -9,21 +9,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from rewardsmith import metrics
 from rewardsmith.config import ScoringSettings, TrainSettings, build, read_recipe
 from rewardsmith.data import io
 from rewardsmith.data.schema import Preference, prompt_key
-from rewardsmith.errors import MissingExtraError
+from rewardsmith.errors import DataError, MissingExtraError
 from rewardsmith.evaluation.pairwise import Evaluation, evaluate, score_pairs
 from rewardsmith.evaluation.report import counts_line, evaluation_table, overfitting_table
+from rewardsmith.evaluation.temperature import fit_temperature
 from rewardsmith.plots import training_curves
-from rewardsmith.stats import Estimate, cluster_codes
+from rewardsmith.stats import Estimate, Floats, cluster_codes
 from rewardsmith.storage import write_json, write_rows
 
 if TYPE_CHECKING:
     from rewardsmith.model.training import Trained
+
+LEAST_PROMPTS = 30
+"""Of the dev part, for a temperature."""
 
 
 def read_pairs(source: str, *, skip_bad: bool = False) -> list[Preference]:
@@ -82,8 +88,14 @@ def judge(settings: TrainSettings, trained: Trained, console: Console) -> dict[s
     overfitting: dict[str, Any] = {}
     if trained.train_accuracy is not None:
         overfitting["train"] = trained.train_accuracy.as_dict()
+    calibration: dict[str, Any] = {"temperature": None, "reason": "no dev part"}
     if trained.data.dev_pairs:
-        overfitting["dev"] = accuracy_on(model, trained.data.dev_pairs).as_dict()
+        dev = score_pairs(model, trained.data.dev_pairs)
+        clusters = cluster_codes([prompt_key(pair.prompt) for pair in dev.pairs])
+        overfitting["dev"] = metrics.accuracy(dev.margins, clusters).as_dict()
+        decided = np.array([not pair.tie for pair in dev.pairs])
+        calibration = calibrate_on_dev(trained.model_folder, dev.margins[decided], cluster_codes(clusters[decided]))
+        console.print(calibration_line(calibration), highlight=False, markup=False)
     report: dict[str, Any] = {
         "verb": "train",
         "model_folder": trained.model_folder.name,
@@ -96,12 +108,14 @@ def judge(settings: TrainSettings, trained: Trained, console: Console) -> dict[s
         },
         "dropped": trained.data.dropped.as_dict(),
         "dev_points": [vars(point) for point in trained.dev_points],
+        "calibration": calibration,
         "history": [line for line in trained.history if "loss" in line],
         "overfitting": overfitting,
         "eval": None,
     }
     if trained.data.eval:
-        evaluation = evaluate(model, trained.data.eval, temperature=model.contract.temperature, seed=settings.seed)
+        temperature = calibration["temperature"] and calibration["temperature"]["value"]
+        evaluation = evaluate(model, trained.data.eval, temperature=temperature, seed=settings.seed)
         overfitting["eval"] = evaluation.document["accuracy"]
         report["evaluation"] = evaluation
         console.print(evaluation_table(evaluation.document, "held-out pairs, scored once"))
@@ -110,10 +124,33 @@ def judge(settings: TrainSettings, trained: Trained, console: Console) -> dict[s
     return report
 
 
-def accuracy_on(model: Any, pairs: Sequence[Preference]) -> Estimate:
-    """Pair accuracy on pairs that a run has already used: for the overfitting table, not for a claim."""
-    scores = score_pairs(model, pairs)
-    return metrics.accuracy(scores.margins, cluster_codes([prompt_key(pair.prompt) for pair in pairs]))
+def calibrate_on_dev(model_folder: Path, margins: Floats, clusters: NDArray[np.int64]) -> dict[str, Any]:
+    """Fit the temperature on the dev part and keep it in the model folder: {"temperature": Estimate, ...}, or None with the reason.
+
+    The dev part has chosen the checkpoint, which makes it look a little better than other pairs would; `rewardsmith calibrate` on fresh pairs replaces
+    what it says.
+    """
+    from rewardsmith.model.artefact import store_calibration
+
+    if len(np.unique(clusters)) < LEAST_PROMPTS:
+        return {
+            "temperature": None,
+            "reason": f"{len(np.unique(clusters))} prompts in the dev part, of {LEAST_PROMPTS} needed",
+        }
+    try:
+        fitted = fit_temperature(margins, clusters)
+    except DataError as error:
+        return {"temperature": None, "reason": str(error)}
+    document = {"temperature": fitted.estimate.as_dict(), "fitted_on": "the dev part, which also chose the checkpoint"}
+    store_calibration(model_folder, fitted.value, document)
+    return document
+
+
+def calibration_line(calibration: Mapping[str, Any]) -> str:
+    """What became of the temperature, for people."""
+    if calibration["temperature"] is None:
+        return f"no temperature was fitted: {calibration['reason']}"
+    return f"temperature of its probabilities, from the dev part: {Estimate(**calibration['temperature'])}"
 
 
 def write_pairs(evaluation: Evaluation, path: Path) -> None:

@@ -128,17 +128,18 @@ def _ask(console: Console) -> Question:
 
 
 def compare_answers(run_folder: Path, question: Question) -> dict[str, Any]:
-    """Raw scores of two answers, and the Bradley-Terry probability that A is the better one."""
+    """Raw scores of two answers, and the Bradley-Terry probability that A is the better one, at the model's temperature where it has one."""
     from rewardsmith.metrics import win_probabilities
     from rewardsmith.model.reward_model import RewardModel
 
-    scores = RewardModel.load(run_folder).score(
-        [(question.prompt, question.answer_a), (question.prompt, question.answer_b)]
-    )
+    model = RewardModel.load(run_folder)
+    scores = model.score([(question.prompt, question.answer_a), (question.prompt, question.answer_b)])
+    temperature = model.contract.temperature
     margin = scores[:1].astype(float) - scores[1:].astype(float)
     return {
         **question._asdict(),
         "score_a": float(scores[0]),
         "score_b": float(scores[1]),
-        "probability_a": float(win_probabilities(margin)[0]),
+        "probability_a": float(win_probabilities(margin, temperature or 1.0)[0]),
+        "temperature": temperature,
     }

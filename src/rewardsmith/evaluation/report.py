@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from rewardsmith.stats import Estimate
 
@@ -22,6 +23,7 @@ _ROWS = (
 )
 # A column of more values is shown when it is asked for; the document always holds it.
 _FEW_VALUES = 10
+_MOST_SLICES, _MOST_WRONG, _SHORT = 12, 5, 60
 _BASELINES = {
     "longer": "baseline: the longer answer",
     "shorter": "baseline: the shorter answer",
@@ -57,6 +59,63 @@ def evaluation_table(document: Mapping[str, Any], title: str, *, by: Collection[
         for value, estimate in values.items():
             _add(table, f"accuracy, {column} = {value}", estimate)
     return table
+
+
+def slices_table(document: Mapping[str, Any]) -> Table | None:
+    """The slices on which the scorer is worse than elsewhere beyond what looking at so many explains, the worst first; None where there are none."""
+    flagged = [one for one in document["slices"] if one["flagged"]]
+    if not flagged:
+        return None
+    tested = sum(one["p_value"] is not None for one in document["slices"])
+    title = f"worse than on the other pairs ({len(flagged)} of {tested} slices tested; p by Holm)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("accuracy", "minus the rest", "95 % interval", "n", "p"):
+        table.add_column(name, justify="right")
+    for one in flagged[:_MOST_SLICES]:
+        difference = Estimate(**one["difference"])
+        interval = rf"\[{difference.low:+.3f}, {difference.high:+.3f}]"
+        cells = f"{one['accuracy']['value']:.3f}", f"{difference.value:+.3f}", interval, f"{difference.n:,}"
+        table.add_row(f"{one['column']} = {one['value']}", *cells, f"{one['p_adjusted']:.2g}")
+    return table
+
+
+def hardest_table(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The most confidently wrong pairs with the beginnings of their texts; None where no pair is wrong.
+
+    Args:
+        document: of an evaluation.
+        rows: of its pairs, as in pairs.jsonl.
+    """
+    wrong = document["hardest"]["most_wrong"][:_MOST_WRONG]
+    if not wrong:
+        return None
+    texts = {row["id"]: row for row in rows}
+    table = Table(title="the most confidently wrong pairs", title_justify="left")
+    table.add_column("margin", justify="right")
+    for name in ("id", "prompt", "chosen", "rejected"):
+        table.add_column(name)
+    for one in wrong:
+        row = texts[one["id"]]
+        cells = (one["id"], *(_beginning(row[name]) for name in ("prompt", "chosen", "rejected")))
+        table.add_row(f"{one['margin']:+.2f}", *(Text(cell) for cell in cells))
+    return table
+
+
+def power_line(document: Mapping[str, Any]) -> str:
+    """What so many pairs can show of two models."""
+    power = document["detectable_difference"]
+    return (
+        f"with these {power['num_pairs']:,} pairs two models are told apart, four times in five, from {100 * power['difference']:.1f} points "
+        f"of accuracy on (if they disagree on {power['discordance']:.0%} of the pairs)"
+    )
+
+
+def _beginning(text: str | list[dict[str, str]]) -> str:
+    """The first characters on one line; of a conversation those of its last message."""
+    plain = text if isinstance(text, str) else text[-1]["content"]
+    line = " ".join(plain.split())
+    return line if len(line) <= _SHORT else line[: _SHORT - 3] + "..."
 
 
 def counts_line(document: Mapping[str, Any]) -> str:
