@@ -798,10 +798,11 @@ def _evaluate_on_benchmark(
     name: str, source: Source, data: str, out: Path | None, *, skip_bad: bool, seed: int, as_json: bool
 ) -> None:
     """`evaluate --benchmark`: one table of scores, judged as the benchmark's authors do and as we do."""
+    from rewardsmith.data.io import write_rows
     from rewardsmith.evaluation.benchmarks import benchmark_table, judge
     from rewardsmith.loading import described
     from rewardsmith.manifest import package_versions
-    from rewardsmith.storage import atomic_folder, write_json, write_rows
+    from rewardsmith.storage import atomic_folder, write_json
 
     found = judge(name, source.scorer, data, seed=seed, skip_bad=skip_bad)
     document = {

@@ -23,7 +23,7 @@ from rewardsmith.evaluation.report import counts_line, evaluation_table, overfit
 from rewardsmith.evaluation.temperature import fit_temperature
 from rewardsmith.plots import training_curves
 from rewardsmith.stats import Estimate, Floats, cluster_codes
-from rewardsmith.storage import write_json, write_rows
+from rewardsmith.storage import write_json
 
 if TYPE_CHECKING:
     from rewardsmith.model.training import Trained
@@ -155,7 +155,7 @@ def calibration_line(calibration: Mapping[str, Any]) -> str:
 
 def write_pairs(evaluation: Evaluation, path: Path) -> None:
     """The pairs with their scores, one JSON row each, in the order of the data."""
-    write_rows(path, evaluation.rows())
+    io.write_rows(path, evaluation.rows())
 
 
 def draw_curves(trained: Trained, final: dict[str, Any], path: Path, console: Console) -> str | None:

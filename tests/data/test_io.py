@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from datetime import date
 
 import pytest
 
@@ -108,3 +109,14 @@ def test_the_fingerprint_is_of_the_content(write_rows, tmp_path):
     assert first == io.fingerprint(pairs(write_rows(ROWS, "other.jsonl")))
     changed = [ROWS[0], {**ROWS[1], "chosen": "x"}]
     assert first != io.fingerprint(pairs(write_rows(changed, "third.jsonl")))
+
+
+def test_rows_are_written_whatever_their_metadata_holds(tmp_path):
+    """A date of a Parquet file, a number that is none and half a surrogate pair: none of them may cost the scores beside them."""
+    rows = [
+        {"score": 0.5, "metadata": {"day": date(2026, 1, 2), "rate": float("nan"), "text": "\ud800"}},
+        {"score": 1.5},
+    ]
+    io.write_rows(tmp_path / "rows.jsonl", rows)
+    read = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert read == [{"score": 0.5, "metadata": {"day": "2026-01-02", "rate": None, "text": "\ud800"}}, {"score": 1.5}]

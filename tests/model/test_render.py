@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewardsmith.errors import LengthError, ModelError, SettingsError
+from rewardsmith.errors import DataError, LengthError, ModelError, SettingsError
 from rewardsmith.model.network import load_tokenizer
 from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding
 
@@ -131,3 +131,9 @@ def test_encodings_that_the_tokenizer_cannot_do_are_refused(tiny):
         resolve_encoding("pair", load_tokenizer(tiny("qwen2")))
     assert resolve_encoding("auto", load_tokenizer(tiny("qwen2")))[0] == "chat"
     assert resolve_encoding("auto", load_tokenizer(tiny("bert")))[0] == "text"
+
+
+def test_half_a_surrogate_pair_is_named_with_its_input(tokenizer):
+    renderer = Renderer(tokenizer, RenderSpec(max_length=64))
+    with pytest.raises(DataError, match=r"U\+D83D\) in input 1"):
+        renderer.encode([("fine", "fine"), ("fine", "half \ud83d of it")])

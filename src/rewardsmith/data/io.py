@@ -26,7 +26,7 @@ from rewardsmith.data.formats import NATIVE, Format
 from rewardsmith.data.pairing import ALL_PAIRS, PairRule, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, RowReader
 from rewardsmith.errors import DataError, RowError
-from rewardsmith.storage import file_sha256
+from rewardsmith.storage import atomic_file, file_sha256
 
 # Columns that a CSV, which knows only text, holds as JSON.
 _CSV_JSON = ("margin", "weight", "votes", "tie", "ranked", "answers", "ratings", "candidates", "per_answer")
@@ -381,6 +381,16 @@ def line_of(raw: Any) -> bytes:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
         return json.dumps(_plain(raw)).encode()
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line (see `line_of`), whole or not at all.
+
+    Raises:
+        OutputError: if the system refuses.
+    """
+    with atomic_file(path, "wb") as file:
+        file.writelines(line_of(row) + b"\n" for row in rows)
 
 
 def _plain(value: Any) -> Any:

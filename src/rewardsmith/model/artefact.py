@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rewardsmith.config import DEFAULT_TEMPLATE, Device
 from rewardsmith.data.golden import INPUTS
+from rewardsmith.data.io import write_rows
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ContractError, HeadError, ModelError, OutputError, ScoreError
 from rewardsmith.manifest import package_versions
@@ -41,7 +42,7 @@ from rewardsmith.model.precision import choose_device
 from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding
 from rewardsmith.model.scoring import BATCH_TOKENS, score_tokens
 from rewardsmith.scores import Scores
-from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_rows, write_text
+from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json, write_text
 
 FORMAT_VERSION = 1
 CONTRACT, GOLDEN, WEIGHTS = "rewardsmith.json", "golden.jsonl", "model.safetensors"

@@ -567,7 +567,11 @@ class Renderer:
                 if part.plain is plain
             ]
             texts = [plans[i][j][k].text for i, j, k in places]
-            for (i, j, k), tokens in zip(places, backend.encode_batch(texts, add_special_tokens=False), strict=True):
+            try:
+                encoded = backend.encode_batch(texts, add_special_tokens=False)
+            except TypeError as error:  # what tokenizers says of half a surrogate pair
+                raise _not_unicode([(i, plans[i][j][k].text) for i, j, k in places]) from error
+            for (i, j, k), tokens in zip(places, encoded, strict=True):
                 done[i][j][k] = tokens
         return done  # type: ignore[return-value]
 
@@ -778,3 +782,17 @@ def _changes(expected: str, rendered: str) -> str:
 
 def _excerpt(text: str) -> str:
     return repr(text if len(text) <= _EXCERPT else text[:_EXCERPT] + "...")
+
+
+def _not_unicode(texts: Sequence[tuple[int, str]]) -> DataError:
+    """The error of the first text that UTF-8 cannot hold; `texts` are (place in the call, text)."""
+    for place, text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return DataError(
+                "texts that are valid Unicode",
+                f"half a surrogate pair (U+{ord(text[error.start]):X}) in input {place}",
+                "Decode the source as UTF-16, or replace the character.",
+            )
+    return DataError("texts that the tokenizer reads", "one that it refuses", "Give the prompt and the answer as str.")
