@@ -322,6 +322,26 @@ def calibrate(
 
 
 @app.command()
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, folders of `evaluate --out`, or one earlier report."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page with its numbers; needed for several runs.")
+    ] = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw results as one HTML page that needs nothing else: verdict, numbers, curves, slices, every pair. Loads no model."""
+    from rewardsmith.evaluation.pages.page import write_report
+
+    written = write_report(folders, out=out, overwrite=overwrite, seed=seed)
+    _finish({"verb": "report", **written.as_dict()}, as_json, f"{written.num_pairs:,} pairs -> {written.page}")
+
+
+@app.command()
 def verify(
     model: str,
     against: Annotated[

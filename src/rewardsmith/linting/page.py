@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,14 @@ import jinja2
 
 from rewardsmith.errors import OutputError
 from rewardsmith.linting import tables
+from rewardsmith.pages import environment
+from rewardsmith.pages.drawing import PLOT_HEIGHT, PLOT_WIDTH, Bar, Bars, Histogram, bar_scale, histogram
+from rewardsmith.pages.text import percent, visible
 from rewardsmith.stats import Estimate
-from rewardsmith.storage import refuse_inside, write_text
+from rewardsmith.storage import refuse_inside
 
-# A histogram's plot area, in the units of its SVG.
-PLOT_WIDTH = 320
-PLOT_HEIGHT = 120
-_MOST_TICKS = 6
 # Bars of slices that are shown at once; all of them stand in the folded tables.
 _WORST_SLICES = 12
-# Where the ends of the scale stand, in percent of a bar's width: a point at the very end must not be cut.
-_SCALE_START, _SCALE_END = 3.0, 97.0
-# By this in the first lines of a file a page of ours is known.
-_MARK, _HEAD = '<meta name="generator" content="rewardsmith lint">', 4096
 _SECTIONS = {
     "findings": "Findings",
     "shortcuts": "Shortcuts",
@@ -41,51 +34,6 @@ _SECTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """An interval on a scale around one half; positions in percent of the width."""
-
-    name: str
-    value: str
-    interval: str
-    num_pairs: int
-    method: str
-    low: float
-    high: float
-    middle: float
-    is_off: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Intervals that share a scale; ticks are positions with their labels."""
-
-    rows: list[Bar]
-    ticks: list[tuple[float, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The counts of one histogram as an SVG path, filled or as a broken outline."""
-
-    name: str
-    counts: Sequence[int]
-    total: int
-    path: str
-    is_outline: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """One or two series over the same bins, drawn as columns of one width whatever the bins' widths are."""
-
-    title: str
-    bins: list[str]
-    ticks: list[tuple[float, str]]
-    series: list[Series]
-    top: int
-
-
 def render_page(document: Mapping[str, Any]) -> str:
     """The page of a lint; a part of the document that is missing or empty makes no section.
 
@@ -96,7 +44,7 @@ def render_page(document: Mapping[str, Any]) -> str:
     sections = {key: title for key, title in _SECTIONS.items() if parts[key]}
     page = _environment().get_template("page.html.j2").render(document=document, sections=sections, **parts)
     # Last, over everything: texts from the data may hold what neither HTML nor UTF-8 can.
-    return tables.visible(page)
+    return visible(page)
 
 
 def check_output(path: Path, *sources: str, overwrite: bool) -> None:
@@ -108,12 +56,7 @@ def check_output(path: Path, *sources: str, overwrite: bool) -> None:
     refuse_inside(path, *sources)
     if not path.exists():
         return
-    try:
-        with open(path, encoding="utf-8") as file:
-            ours = _MARK in file.read(_HEAD)
-    except (OSError, UnicodeDecodeError):
-        ours = False
-    if not (overwrite and ours):
+    if not (overwrite and environment.is_page(path, "lint")):
         raise OutputError(
             "a new file for --html, or with --overwrite an earlier page of lint",
             f"{path}, which exists",
@@ -127,25 +70,13 @@ def write_page(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         OutputError: if the system refuses.
     """
-    write_text(path, render_page(document))
+    environment.write_page(path, render_page(document))
 
 
-@functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rewardsmith", "linting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=lambda value: f"{value:,}",
-        percent=tables.percent,
-        statistic=tables.statistic_name,
-        truncated=tables.truncation_cell,
-    )
-    return environment
+    made = environment.environment("linting")
+    made.filters.update(statistic=tables.statistic_name, truncated=tables.truncation_cell)
+    return made
 
 
 def _parts(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,14 +137,11 @@ def _bars(estimates: Mapping[str, Estimate]) -> Bars:
     furthest = max(max(abs(estimate.low - 0.5), abs(estimate.high - 0.5)) for estimate in estimates.values())
     reach = min(5, max(1, math.ceil(furthest * 10 - 1e-9))) / 10
 
-    def position(share: float) -> float:
-        along = (share - 0.5 + reach) / (2 * reach)
-        return round(_SCALE_START + along * (_SCALE_END - _SCALE_START), 2)
-
+    position = bar_scale(0.5 - reach, 0.5 + reach)
     rows = [
         Bar(
             name=name,
-            value=tables.percent(estimate.value),
+            value=percent(estimate.value),
             interval=f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
             num_pairs=estimate.n,
             method=estimate.method,
@@ -225,7 +153,7 @@ def _bars(estimates: Mapping[str, Estimate]) -> Bars:
         for name, estimate in estimates.items()
     ]
     marks = (0.5 - reach, 0.5, 0.5 + reach)
-    return Bars(rows, [(position(mark), f"{100 * mark:.0f} %") for mark in marks])
+    return Bars(rows, [(position(mark), f"{100 * mark:.0f} %") for mark in marks], position(0.5))
 
 
 def _histograms(distributions: Mapping[str, Any]) -> list[Histogram]:
@@ -242,41 +170,5 @@ def _histograms(distributions: Mapping[str, Any]) -> list[Histogram]:
             series = {"chosen": distribution["counts"], "rejected": other["counts"]}
         else:
             title, series = key, {key: distribution["counts"]}
-        histograms.append(_histogram(title.replace("_", " "), distribution["edges"], series))
+        histograms.append(histogram(title.replace("_", " "), distribution["edges"], series))
     return histograms
-
-
-def _histogram(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Histogram:
-    num_bins = len(next(iter(counts.values())))
-    top = max(1, *(max(values) for values in counts.values()))
-    step = math.ceil(len(edges) / _MOST_TICKS)
-    series = [
-        Series(name.replace("_", " "), values, sum(values), _path(values, top), is_outline=index > 0)
-        for index, (name, values) in enumerate(counts.items())
-    ]
-    ticks = [
-        (round(index * PLOT_WIDTH / num_bins, 1), _edge(edge)) for index, edge in enumerate(edges) if index % step == 0
-    ]
-    return Histogram(title, list(_bins(edges, num_bins)), ticks, series, top)
-
-
-def _bins(edges: Sequence[float], num_bins: int) -> Iterable[str]:
-    """Names of bins; the last one is open where it has no upper edge."""
-    for index in range(num_bins):
-        if index + 1 < len(edges):
-            yield f"{_edge(edges[index])} to {_edge(edges[index + 1])}"
-        else:
-            yield f"{_edge(edges[index])} or more"
-
-
-def _edge(edge: float) -> str:
-    return f"{edge:,.0f}" if float(edge).is_integer() else f"{edge:,.4g}"
-
-
-def _path(counts: Sequence[int], top: int) -> str:
-    """The steps of a histogram as an SVG path from the axis to the axis."""
-    width = PLOT_WIDTH / len(counts)
-    steps = " ".join(
-        f"V{PLOT_HEIGHT * (1 - count / top):.1f} H{(index + 1) * width:.1f}" for index, count in enumerate(counts)
-    )
-    return f"M0 {PLOT_HEIGHT} {steps} V{PLOT_HEIGHT}"

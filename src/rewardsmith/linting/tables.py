@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rewardsmith.pages.text import percent, visible
 from rewardsmith.stats import Estimate
 
 SEVERITIES = ("error", "warning", "info")
@@ -34,8 +34,6 @@ TRUNCATION_COLUMNS = {
 _NUMBERS = ("value", "95 % interval", "n")
 _EXAMPLE_IDS = 3
 _WORST_SLICES = 5
-# Everything but tab and newlines that a terminal would obey or UTF-8 cannot hold (lone surrogates).
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +49,6 @@ class Slice:
     def distance(self) -> float:
         """How far the whole interval lies from one half; 0 if it holds one half."""
         return max(self.estimate.low - 0.5, 0.5 - self.estimate.high, 0.0)
-
-
-def visible(text: str) -> str:
-    r"""Text with its unprintable characters written out.
-
-    >>> visible("a\x1b[2Jb")
-    'a\\x1b[2Jb'
-    """
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def percent(share: float) -> str:
-    """A share in percent; what is rare is not rounded to never, nor the usual to always.
-
-    >>> percent(0.61), percent(0.0001), percent(0.9999), percent(0)
-    ('61.0 %', '< 0.1 %', '> 99.9 %', '0.0 %')
-    """
-    if 0 < share < 0.0005:
-        return "< 0.1 %"
-    if 0.9995 <= share < 1:
-        return "> 99.9 %"
-    return f"{100 * share:.1f} %"
 
 
 def counted(entry: Mapping[str, Any]) -> str:

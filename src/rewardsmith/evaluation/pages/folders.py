@@ -1,0 +1,233 @@
+"""Folders of results -> what the page draws: their documents side by side, and one row a pair with the scores of every model.
+
+Everything that is computed for a page of several models, the paired comparisons, is stored in the page's own report.json: the page is drawn from that file and
+the pairs.jsonl beside it, by anyone, again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewardsmith.data.schema import Preference
+from rewardsmith.errors import DataError
+from rewardsmith.evaluation.comparison import compare_scores
+from rewardsmith.manifest import FILE_NAME as MANIFEST
+from rewardsmith.stats import Floats
+
+REPORT, PAIRS = "report.json", "pairs.jsonl"
+VERB = "report"
+_TEXTS = ("prompt", "chosen", "rejected")
+# What a row says of one model's scores; the rest of it is about the pair.
+_SCORES = (
+    "score_chosen",
+    "score_rejected",
+    "tokens_chosen",
+    "truncated_chosen",
+    "tokens_rejected",
+    "truncated_rejected",
+    "attributions",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page is drawn from.
+
+    Args:
+        document: {"verb": "report", "models": [{"name", "report", "manifest"}], "comparisons": [...], "pairs": counts}.
+        rows: one a pair: id, texts and metadata where they are known, "tie", and "models": each model's scores, or None where it did not score the pair.
+    """
+
+    document: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models of the page, in the order in which they were named."""
+        return list(self.document["models"])
+
+
+def read_report(folders: Sequence[Path], *, seed: int = 0) -> Report:
+    """Read folders of `train`, `evaluate` and (a single one) `report`.
+
+    Args:
+        folders: at least one.
+        seed: of the bootstraps and sign flips of comparisons.
+
+    Raises:
+        DataError: if a folder holds no report.json of ours, or a file of it cannot be read.
+    """
+    documents = [_read_document(folder) for folder in folders]
+    if documents[0]["verb"] == VERB and len(folders) == 1:
+        return Report(documents[0], _read_rows(folders[0] / PAIRS))
+    for folder, document in zip(folders, documents, strict=True):
+        if document["verb"] == VERB:
+            raise DataError(
+                "folders of `train` or `evaluate`",
+                f"{folder}, which is itself a report",
+                "Name the runs it was made of, or it alone to draw it again.",
+            )
+    names = _names(folders, documents)
+    models = [
+        {"name": name, "report": document, "manifest": _read_manifest(folder)}
+        for name, folder, document in zip(names, folders, documents, strict=True)
+    ]
+    tables = [_read_rows(folder / PAIRS) for folder in folders]
+    scored = [[row for row in rows if _is_scored(row)] for rows in tables]
+    rows = _joined(scored)
+    without = sum(len(rows) for rows in tables) - sum(len(rows) for rows in scored)
+    document = {
+        "verb": VERB,
+        "models": models,
+        "comparisons": _comparisons(models, rows, seed),
+        "pairs": {
+            "num_rows": len(rows),
+            "num_by_model": [len(table) for table in scored],
+            "without_scores": without,
+        },
+    }
+    return Report(document, rows)
+
+
+def evaluation_of(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The evaluation within a document of `train` or `evaluate`; empty where a run was not judged."""
+    return report if report["verb"] == "evaluate" else report.get("eval") or {}
+
+
+def margin_of(scores: Mapping[str, Any]) -> float:
+    """Score of chosen minus score of rejected."""
+    return float(scores["score_chosen"]) - float(scores["score_rejected"])
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / REPORT
+    mend = "Name a run folder of `train`, or a folder of `evaluate --out`."
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"a {REPORT}", f"{folder}, which holds none", mend) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"a readable {REPORT}", f"{path}: {error}", mend) from error
+    verb = document.get("verb") if isinstance(document, dict) else None
+    if verb not in ("train", "evaluate", VERB):
+        raise DataError(f"a {REPORT} of train, evaluate or report", f"{path} of {verb or 'something else'}", mend)
+    return dict(document)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("tool") == "rewardsmith" else None
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line, parse_constant=_refuse_constant)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} holds no object")
+                rows.append(row)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"a {PAIRS} of one JSON object a line", f"{path}: {error}", "Make the folder again, or remove the file."
+        ) from error
+    return rows
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _is_scored(row: Mapping[str, Any]) -> bool:
+    return "id" in row and all(isinstance(row.get(key), int | float) for key in ("score_chosen", "score_rejected"))
+
+
+def _names(folders: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each model that no other has: of an evaluation the model's, of a run the folder's."""
+    found = []
+    for folder, document in zip(folders, documents, strict=True):
+        place = folder.resolve().name
+        model = document.get("model")
+        found.append((str(model["name"]) if isinstance(model, dict) and "name" in model else place, place))
+    plain = [name for name, _ in found]
+    names = [name if plain.count(name) == 1 else f"{name} ({place})" for name, place in found]
+    return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    """Pairs of one key are the same pair: equal ids and equal texts."""
+    return json.dumps([row["id"], *(row.get(name) for name in (*_TEXTS, "rejected_prompt"))], sort_keys=True)
+
+
+def _joined(tables: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One row a pair, in the order of the first model that has it; ids may repeat within a file, so each occurrence is its own."""
+    joined: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, rows in enumerate(tables):
+        seen: dict[str, int] = {}
+        for row in rows:
+            key = _key(row)
+            seen[key] = seen.get(key, 0) + 1
+            pair = {name: value for name, value in row.items() if name not in _SCORES}
+            entry = joined.setdefault((key, seen[key]), pair | {"models": [None] * len(tables)})
+            entry["models"][number] = {name: row[name] for name in _SCORES if name in row}
+    return list(joined.values())
+
+
+def _comparisons(
+    models: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], seed: int
+) -> list[dict[str, Any]]:
+    """The first model that scored pairs against each other one that did, on the pairs of both of which the texts are stored and a winner is known."""
+    found = []
+    first, *others = [number for number in range(len(models)) if any(row["models"][number] for row in rows)] or [0]
+    for number in others:
+        shared = [
+            row
+            for row in rows
+            if row["models"][first] and row["models"][number] and not row.get("tie") and all(row.get(t) for t in _TEXTS)
+        ]
+        names = (models[first]["name"], models[number]["name"])
+        if not shared:
+            found.append({"verb": "compare", "model_a": names[0], "model_b": names[1], "num_pairs": 0})
+            continue
+        pairs = [_preference(row) for row in shared]
+        temperatures = (_temperature(models[first]["report"]), _temperature(models[number]["report"]))
+        compared = compare_scores(
+            _margins(shared, first), _margins(shared, number), pairs, names=names, temperatures=temperatures, seed=seed
+        )
+        found.append({"verb": "compare", **compared.document})
+    return found
+
+
+def _preference(row: Mapping[str, Any]) -> Preference:
+    votes = row.get("votes")
+    return Preference(
+        str(row["id"]),
+        row["prompt"],
+        row["chosen"],
+        row["rejected"],
+        margin=row.get("margin"),
+        votes=(votes[0], votes[1]) if votes else None,
+        rejected_prompt=row.get("rejected_prompt"),
+        metadata=row.get("metadata") or {},
+    )
+
+
+def _margins(rows: Sequence[Mapping[str, Any]], number: int) -> Floats:
+    return np.array([margin_of(row["models"][number]) for row in rows])
+
+
+def _temperature(report: Mapping[str, Any]) -> float | None:
+    calibrated = evaluation_of(report).get("calibrated") or {}
+    return calibrated.get("temperature")
