@@ -30,6 +30,7 @@ PAGES = (
     "docs/export.md",
     "docs/serve.md",
     "docs/evaluating.md",
+    "docs/attributions.md",
     "docs/public_benchmarks.md",
     "docs/report.md",
 )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from rewardsmith.data.schema import Preference
     from rewardsmith.data.truncation import Cutter
+    from rewardsmith.evaluation.pairwise import Evaluation
     from rewardsmith.linting.doctor import Judge
     from rewardsmith.loading import Source
     from rewardsmith.model.artefact import Check
@@ -170,6 +171,9 @@ def evaluate(
     benchmark: Annotated[
         str | None, typer.Option(help="Score DATA by the rule of this public benchmark; docs/public_benchmarks.md.")
     ] = None,
+    attributions: Annotated[
+        int, typer.Option(min=0, help="Pairs of lowest margin whose scores are shared out among their words.")
+    ] = 0,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
@@ -209,6 +213,8 @@ def evaluate(
         seed=seed,
         swap_tolerance=source.tolerance,
     )
+    if attributions:
+        found = _with_attributions(found, source, attributions)
     document = {
         "verb": "evaluate",
         "model": described(source),
@@ -812,6 +818,24 @@ def _judge(model: str, device: Device, threads: int | None, seed: int) -> Judge:
 
     prepare_process(threads=threads, seed=seed)
     return FeatureJudge(Path(model).name, FrozenEncoder(model, settings=build(ScoringSettings, {"device": device})))
+
+
+def _with_attributions(found: Evaluation, source: Source, number: int) -> Evaluation:
+    """`evaluate --attributions`: which words moved the scores of the pairs of lowest margin."""
+    from dataclasses import replace
+
+    from rewardsmith.evaluation.occlusion import choose
+    from rewardsmith.evaluation.token_view import attribute_lowest
+
+    method, reason = choose(source.scorer)
+    console = _console()
+    console.print(f"words: {reason}", highlight=False, markup=False, soft_wrap=True)
+    number = min(number, found.document["num_pairs"])
+    with console.status("which words moved the scores") as status:
+        shared = attribute_lowest(
+            method, found.scores, number, on_pair=lambda done: status.update(f"words of pair {done} of {number}")
+        )
+    return replace(found, attributions=shared)
 
 
 def _evaluate_on_benchmark(

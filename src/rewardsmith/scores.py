@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.data.schema import Pair
+from rewardsmith.data.schema import Pair, Preference
 from rewardsmith.errors import ScoreError
 
 Scores = NDArray[np.float32]
@@ -157,6 +157,100 @@ class Features(Protocol):
 
     def features(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """One row of float32 features a pair, shape (n, H), in the order of `pairs`."""
+        ...
+
+
+Piece: TypeAlias = tuple[str, float | None]
+"""A word of a text and what it is worth, in units of the score; None where the scorer did not read it, or was not asked."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One score, shared out among the words of its text: score = baseline + sum + gap.
+
+    Args:
+        method: in words, with what it compares to.
+        score: of the text, by the scorer.
+        baseline: the score that the values start from.
+        tokens: words of the answer in order; joined, they are the answer.
+        prompt_tokens: words of the prompt; joined, they are `data.words.prompt_text`.
+        frame: what falls to the template and to special tokens.
+        num_readings: how many texts, or points of a path, were scored.
+    """
+
+    method: str
+    score: float
+    baseline: float
+    tokens: list[Piece]
+    prompt_tokens: list[Piece]
+    frame: float = 0.0
+    num_readings: int = 0
+
+    @property
+    def sum(self) -> float:
+        """All values together."""
+        return self.frame + sum(value or 0.0 for _, value in (*self.tokens, *self.prompt_tokens))
+
+    @property
+    def gap(self) -> float:
+        """What the values do not account for; the method is complete where it is 0."""
+        return self.score - self.baseline - self.sum
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document in pairs.jsonl; a piece is [text, value]."""
+        return {
+            "method": self.method,
+            "score": self.score,
+            "baseline": self.baseline,
+            "sum": self.sum,
+            "gap": self.gap,
+            "tokens": [list(piece) for piece in self.tokens],
+            "prompt_tokens": [list(piece) for piece in self.prompt_tokens],
+            "frame": self.frame,
+            "num_readings": self.num_readings,
+        }
+
+
+@runtime_checkable
+class Attributions(Protocol):
+    """Anything that says which words moved a score."""
+
+    def attribute(self, pairs: Sequence[Pair]) -> list[Attribution]:
+        """The score of each pair, shared out among its words, in the order of `pairs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A scorer that a recipe gave on some training pairs.
+
+    Args:
+        scorer: of the checkpoint that the recipe keeps; it needs nothing on disk.
+        num_pairs: that it was trained on, after what the recipe drops.
+    """
+
+    scorer: Scorer
+    num_pairs: int
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A recipe that can be followed again on a part of its training pairs."""
+
+    def training_pairs(self) -> list[Preference]:
+        """What the recipe trained on: without the dev part and without pairs that have a fault of content."""
+        ...
+
+    def train_on(self, pairs: Sequence[Preference], *, seed: int) -> Retrained:
+        """Follow the recipe on some of its training pairs, the dev part being the same whatever they are.
+
+        Args:
+            pairs: of `training_pairs`, in their order.
+            seed: of the head and of the order of the pairs.
+
+        Raises:
+            RewardsmithError: of the kind that says what was wrong.
+        """
         ...
 
 

@@ -49,11 +49,19 @@ class PairScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: the document of `--json`, and the per-pair scores it can be recomputed from."""
+    """What `evaluate` found: the document of `--json`, and the per-pair scores it can be recomputed from.
+
+    Args:
+        document: see docs/evaluating.md.
+        scores: of the pairs.
+        warnings: that were given.
+        attributions: {row of `scores.pairs`: document}, from `token_view`; empty where it was not asked for.
+    """
 
     document: dict[str, Any]
     scores: PairScores
     warnings: list[str] = field(default_factory=list)
+    attributions: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> Estimate:
@@ -61,8 +69,17 @@ class Evaluation:
         return Estimate(**self.document["accuracy"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a pair: its texts and metadata, both scores, tokens and what was cut; every number of the document can be recomputed from them."""
-        return [text_columns(pair) | pair_row(self.scores, i) for i, pair in enumerate(self.scores.pairs)]
+        """One row a pair: its texts and metadata, both scores, tokens and what was cut, and which words moved the scores where that was asked for.
+
+        Every number of the document can be recomputed from them.
+        """
+        return [
+            text_columns(pair) | pair_row(self.scores, i) | self._attributed(i)
+            for i, pair in enumerate(self.scores.pairs)
+        ]
+
+    def _attributed(self, row: int) -> dict[str, Any]:
+        return {"attributions": self.attributions[row]} if row in self.attributions else {}
 
 
 def score_pairs(scorer: Scorer, pairs: Sequence[Preference]) -> PairScores:

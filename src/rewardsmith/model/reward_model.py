@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ModelError
 from rewardsmith.model import artefact, exported
 from rewardsmith.model.attributes import AttributeHeads
+from rewardsmith.model.attribution import IntegratedGradients
 from rewardsmith.model.backends import Backend, TorchBackend
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.network import Network, source_folder
@@ -77,6 +79,14 @@ class RewardModel:
     def batching(self) -> BatchingChoice | None:
         """How texts share a forward pass of the torch network, and why; None of an exported model."""
         return self.backend.batching if isinstance(self.backend, TorchBackend) else None
+
+    @cached_property
+    def attributions(self) -> IntegratedGradients | None:
+        """What says which words moved a score, by gradients; None of an exported model, which has none."""
+        if not isinstance(self.backend, TorchBackend):
+            return None
+        tokens = self.settings.batch_tokens
+        return IntegratedGradients(self.network, self.renderer, device=self.backend.device, batch_tokens=tokens)
 
     @property
     def precision(self) -> str:

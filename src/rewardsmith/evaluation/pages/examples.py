@@ -155,7 +155,7 @@ def _packed_attributions(scores: Mapping[str, Any] | None) -> dict[str, Any] | N
     found = (scores or {}).get("attributions")
     if not found:
         return None
-    largest = max((abs(value) for side in found.values() for _, value in side["tokens"]), default=0.0) or 1.0
+    largest = max((abs(value or 0.0) for side in found.values() for _, value in side["tokens"]), default=0.0) or 1.0
     return {
         side: {
             "method": visible(str(one["method"])),
@@ -164,7 +164,8 @@ def _packed_attributions(scores: Mapping[str, Any] | None) -> dict[str, Any] | N
             "sum": one.get("sum"),
             "gap": one.get("gap"),
             "tokens": [
-                [visible(str(text)), round(value, 5), round(5 * value / largest)] for text, value in one["tokens"]
+                [visible(str(text)), None if value is None else round(value, 5), round(5 * (value or 0.0) / largest)]
+                for text, value in one["tokens"]
             ],
         }
         for side, one in found.items()

@@ -278,7 +278,7 @@
       made.dir = "auto";
       for (const [text, value, shade] of one.tokens) {
         const word = element("span", shade ? `word ${shade > 0 ? "u" : "d"}${Math.abs(shade)}` : "word", text);
-        word.title = signed(value);
+        word.title = value === null ? "not read" : signed(value);
         made.append(word);
       }
       return made;
