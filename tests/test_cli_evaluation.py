@@ -126,3 +126,45 @@ def test_training_fits_a_temperature_where_the_dev_part_allows(cli, tiny, write_
     found = json.loads(out)["calibration"]
     assert found["temperature"] is None and "of 30 needed" in found["reason"]
     assert read_contract(tmp_path / "b" / "model").temperature is None
+
+
+def test_a_learning_curve_follows_the_runs_recipe(cli, tiny, write_rows, tmp_path):
+    rows = [{"prompt": f"prompt {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(80)]
+    train = write_rows(rows[:48], name="train.jsonl")
+    held = write_rows(rows[48:], name="eval.jsonl")
+    sets = ["max_length=32", "learning_rate=0.003", "epochs=1", "dev_share=0.1"]
+    flat = [word for one in sets for word in ("--set", one)]
+    run, judged = tmp_path / "run", tmp_path / "judged"
+    code, _, err = cli("train", "--model", tiny("bert"), "--data", train, "--eval-data", held, "--out", run, *flat)
+    assert code == 0 and "accuracy on training pairs minus eval pairs" in err, err
+    assert "overfitting_gap" in json.loads((run / "report.json").read_text())
+    asked = ["--learning-curve", "--train-data", train, "--shares", "0.25,0.5,1", "--repeats", "1"]
+    code, out, err = cli("evaluate", run, held, *asked, "--base-model", tiny("bert"), "--out", judged, "--json")
+    assert code == 0, err
+    curve = json.loads(out)["learning_curve"]
+    assert [point["share"] for point in curve["points"]] == [0.25, 0.5, 1.0]
+    # The whole is the run itself.
+    assert curve["points"][-1]["accuracy"]["value"] == json.loads(out)["accuracy"]["value"]
+    assert curve["verdict"] in ("helps", "does not help", "cannot tell") and curve["reading"] in err
+    assert cli("report", judged, "--json")[0] == 0 and "learning" in (judged / "report.html").read_text().lower()
+    # Other data than the run's, or no data at all, are refused before anything is trained.
+    assert cli("evaluate", run, held, "--learning-curve", "--train-data", held, "--base-model", tiny("bert"))[0] == 2
+    assert cli("evaluate", run, held, "--learning-curve")[0] == 2
+    assert cli("evaluate", run, held, "--train-data", train)[0] == 2
+    assert cli("evaluate", run, held, *asked[:3], "--shares", "1", "--base-model", tiny("bert"))[0] == 2
+
+
+def test_words_are_written_for_the_hardest_pairs(cli, tiny_rm, toy_pairs, tmp_path):
+    judged = tmp_path / "judged"
+    code, _, err = cli("evaluate", tiny_rm("bert"), toy_pairs, "--attributions", "3", "--out", judged)
+    assert code == 0 and "words:" in err, err
+    rows = [json.loads(line) for line in (judged / "pairs.jsonl").read_text().splitlines()]
+    shared = [row for row in rows if "attributions" in row]
+    margins = sorted(row["score_chosen"] - row["score_rejected"] for row in rows)
+    assert sorted(row["score_chosen"] - row["score_rejected"] for row in shared) == margins[:3]
+    for row in shared:
+        for side in ("chosen", "rejected"):
+            one = row["attributions"][side]
+            assert "".join(text for text, _ in one["tokens"]) == row[side]
+            assert one["score"] == pytest.approx(row[f"score_{side}"], abs=1e-4)
+    assert cli("evaluate", tiny_rm("bert"), toy_pairs, "--attributions", "3")[0] == 2

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rewardsmith.linting.doctor import Judge
     from rewardsmith.loading import Source
     from rewardsmith.model.artefact import Check
+    from rewardsmith.model.trainable import TrainableRun
 
 _INTERRUPTED = 130
 
@@ -174,6 +175,18 @@ def evaluate(
     attributions: Annotated[
         int, typer.Option(min=0, help="Pairs of lowest margin whose scores are shared out among their words.")
     ] = 0,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Train a run's recipe on shares of its data: would more data help?")
+    ] = False,
+    train_data: Annotated[str | None, typer.Option(help="Learning curve: what the run was trained on.")] = None,
+    dev_data: Annotated[str | None, typer.Option(help="Learning curve: the run's dev data, where it had any.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Learning curve: what the run started from, where its name leads nowhere.")
+    ] = None,
+    shares: Annotated[str, typer.Option(help="Learning curve: shares of the training pairs, the last one 1.")] = (
+        "0.125,0.25,0.5,1"
+    ),
+    repeats: Annotated[int, typer.Option(min=1, help="Learning curve: trainings of each share but the last.")] = 3,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
@@ -185,10 +198,16 @@ def evaluate(
     """Judge a reward model on labelled pairs: accuracy with its interval, baselines, calibration, slices; or by the rule of a public benchmark."""
     if out is not None:
         _check_report_folder(out, overwrite, model, data)
+    if attributions and out is None:
+        raise SettingsError("--out with --attributions", "--attributions alone", "Give a folder for pairs.jsonl.")
+    if learning_curve != (train_data is not None):
+        raise SettingsError("--learning-curve with --train-data", "one of the two", "Give both, or neither.")
     if benchmark is not None:
-        if by is not None:
+        if by is not None or attributions or learning_curve:
             raise SettingsError(
-                "--by without --benchmark", "both", "A benchmark has sections of its own; leave --by out."
+                "--benchmark without --by, --attributions and --learning-curve",
+                "both",
+                "A benchmark has sections of its own; leave them out.",
             )
         from rewardsmith.evaluation.benchmarks import named
 
@@ -203,6 +222,12 @@ def evaluate(
     from rewardsmith.storage import atomic_folder, write_json
 
     facts, pairs = _read_pairs(data, skip_bad)
+    recipe, parts = None, _numbers(shares, "--shares")
+    if train_data is not None:  # whether it is the run's is said before anything takes minutes
+        from rewardsmith.model.trainable import TrainableRun
+
+        settings = build(ScoringSettings, {"device": device, "precision": precision})
+        recipe = TrainableRun.open(model, data=train_data, dev_data=dev_data, model=base_model, scoring=settings)
     source = _load(model, device, precision, threads, seed)
     columns = _names(by) or None
     found = judge(
@@ -215,6 +240,9 @@ def evaluate(
     )
     if attributions:
         found = _with_attributions(found, source, attributions)
+    if recipe is not None:
+        curve = _learning_curve(recipe, source, pairs, shares=parts, repeats=repeats, seed=seed)
+        found.document["learning_curve"] = curve
     document = {
         "verb": "evaluate",
         "model": described(source),
@@ -232,8 +260,14 @@ def evaluate(
         for table in (slices_table(document), hardest_table(document, found.rows())):
             if table is not None:
                 console.print(table)
+        if learning_curve:
+            from rewardsmith.evaluation.learning import learning_table
+
+            console.print(learning_table(document["learning_curve"]))
     console.print(counts_line(document), highlight=False, markup=False)
     console.print(power_line(document), highlight=False, markup=False)
+    if learning_curve:
+        console.print(document["learning_curve"]["reading"], highlight=False, markup=False, soft_wrap=True)
     _finish(document, as_json, f"written to {out}" if out else "")
 
 
@@ -765,13 +799,18 @@ def _named_file(text: str) -> tuple[str, str]:
 
 def _rates(text: str) -> list[float]:
     """Shares between 0 and 1, comma-separated."""
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates or not all(0 < rate < 1 for rate in rates):
+    rates = _numbers(text, "--false-alarms")
+    if not all(0 < rate < 1 for rate in rates):
         raise SettingsError("--false-alarms between 0 and 1", repr(text), "Write for example 0.01,0.05.")
     return rates
+
+
+def _numbers(text: str, flag: str) -> list[float]:
+    """Numbers, comma-separated."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SettingsError(f"{flag} as numbers", repr(text), "Write for example 0.1,0.5.") from error
 
 
 def _names(text: str | None) -> list[str]:
@@ -836,6 +875,30 @@ def _with_attributions(found: Evaluation, source: Source, number: int) -> Evalua
             method, found.scores, number, on_pair=lambda done: status.update(f"words of pair {done} of {number}")
         )
     return replace(found, attributions=shared)
+
+
+def _learning_curve(
+    recipe: TrainableRun,
+    source: Source,
+    pairs: Sequence[Preference],
+    *,
+    shares: Sequence[float],
+    repeats: int,
+    seed: int,
+) -> dict[str, Any]:
+    """`evaluate --learning-curve`: the run's recipe on shares of its data, the run itself for the whole."""
+    from rewardsmith.evaluation.learning import learning_curve
+
+    console = _console()
+    return learning_curve(
+        recipe,
+        pairs,
+        shares=shares,
+        repeats=repeats,
+        whole=recipe.whole(source.scorer),
+        seed=seed,
+        progress=lambda line: console.print(line, highlight=False, markup=False),
+    )
 
 
 def _evaluate_on_benchmark(

@@ -18,6 +18,7 @@ from rewardsmith.config import ScoringSettings, TrainSettings, build, read_recip
 from rewardsmith.data import io
 from rewardsmith.data.schema import Preference, prompt_key
 from rewardsmith.errors import DataError, MissingExtraError
+from rewardsmith.evaluation.overfitting import run_gap
 from rewardsmith.evaluation.pairwise import Evaluation, evaluate, score_pairs
 from rewardsmith.evaluation.report import counts_line, evaluation_table, overfitting_table
 from rewardsmith.evaluation.temperature import fit_temperature
@@ -121,6 +122,10 @@ def judge(settings: TrainSettings, trained: Trained, console: Console) -> dict[s
         console.print(evaluation_table(evaluation.document, "held-out pairs, scored once"))
         console.print(counts_line(evaluation.document), highlight=False, markup=False)
     console.print(overfitting_table(overfitting))
+    gap = run_gap(overfitting)
+    if gap is not None:
+        report["overfitting_gap"] = gap.accuracy.as_dict()
+        console.print(gap.reading(), highlight=False, markup=False, soft_wrap=True)
     return report
 
 
