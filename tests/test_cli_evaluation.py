@@ -39,7 +39,13 @@ def test_calibrate_writes_the_temperature_and_evaluate_uses_it(cli, run, hard_pa
     document = json.loads(out)
     contract = read_contract(run / "model")
     assert code == 0 and contract.temperature == document["temperature"]["value"]
-    assert contract.calibration is not None and contract.calibration["held_out"] == document["held_out"]
+    assert contract.calibration is not None and contract.calibration["verdict"] == document["verdict"]
+    assert (
+        contract.calibration["held_out"]["ways"]["temperature"]["gain"]
+        == (document["held_out"]["ways"]["temperature"]["gain"])
+    )
+    assert "reliability" in document["held_out"]["ways"]["raw"]
+    assert "reliability" not in contract.calibration["held_out"]["ways"]["raw"]
     assert set(document["slices"]["temperatures"]) | set(document["slices"]["left_to_common"]) == {"t0", "t1"}
     # The temperature is no part of what the score is made of: the folder still proves itself.
     code, out, _ = cli("verify", run, "--json")

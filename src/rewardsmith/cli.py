@@ -340,7 +340,7 @@ def calibrate(
             "a model folder to keep the temperature in", "the address of a server", "Add --dry-run, or give the folder."
         )
     from rewardsmith.evaluation.calibration import calibrate as fit
-    from rewardsmith.evaluation.calibration import calibration_tables
+    from rewardsmith.evaluation.calibration import calibration_tables, without_curves
 
     facts, pairs = _read_pairs(data, skip_bad)
     source = _load(model, device, precision, threads, seed)
@@ -351,7 +351,7 @@ def calibrate(
         from rewardsmith.model.artefact import store_calibration
         from rewardsmith.model.network import source_folder
 
-        store_calibration(Path(source_folder(model)), found.temperature.value, kept)
+        store_calibration(Path(source_folder(model)), found.temperature.value, without_curves(kept))
     console = _console()
     if not as_json:
         for table in calibration_tables(document):

@@ -145,6 +145,13 @@ def _judged(margins: Floats, raw: Floats, clusters: NDArray[np.int64], seed: int
     }
 
 
+def without_curves(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as a contract keeps it: all numbers but those of the reliability diagrams, which are drawn from the output of `calibrate`."""
+    held_out = document["held_out"]
+    ways = {name: {k: v for k, v in way.items() if k != "reliability"} for name, way in held_out["ways"].items()}
+    return {**document, "held_out": {**held_out, "ways": ways}}
+
+
 def verdict(document: Mapping[str, Any]) -> str:
     """In words: was it calibrated before, is it afterwards, and how sure is that."""
     temperature = Estimate(**document["temperature"])
