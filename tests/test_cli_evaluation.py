@@ -1,6 +1,7 @@
 """The verbs of evaluation end to end on a tiny model: what is written, what is refused, and which exit codes come back."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -58,7 +59,11 @@ def test_calibrate_writes_the_temperature_and_evaluate_uses_it(cli, run, hard_pa
 
 def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(cli, run, hard_pairs, toy_pairs):
     before = (run / "model" / "rewardsmith.json").read_text()
+    foreign = run.parent / "foreign"
+    shutil.copytree(run / "model", foreign)
+    (foreign / "rewardsmith.json").unlink()
     for words in (
+        ["calibrate", foreign, hard_pairs],
         ["calibrate", run, hard_pairs, "--false-alarms", "5"],
         ["calibrate", run, hard_pairs, "--false-alarms", "a,b"],
         ["calibrate", run, hard_pairs, "--by", "colour"],

@@ -343,15 +343,19 @@ def calibrate(
     from rewardsmith.evaluation.calibration import calibration_tables, without_curves
 
     facts, pairs = _read_pairs(data, skip_bad)
+    folder = None
+    if not dry_run:  # whether there is a contract to keep it in is said before anything is scored
+        from rewardsmith.model.exported import contract_folder
+
+        folder = contract_folder(model)
     source = _load(model, device, precision, threads, seed)
     found = fit(source.scorer, pairs, by=by, fit_share=fit_share, false_alarms=shares, seed=seed)
     kept = {**_papers(facts, seed), **source.precision, **found.document}
     document = {"verb": "calibrate", "model": source.name, "written": not dry_run, **kept}
-    if not dry_run:
+    if folder is not None:
         from rewardsmith.model.artefact import store_calibration
-        from rewardsmith.model.network import source_folder
 
-        store_calibration(Path(source_folder(model)), found.temperature.value, without_curves(kept))
+        store_calibration(folder, found.temperature.value, without_curves(kept))
     console = _console()
     if not as_json:
         for table in calibration_tables(document):

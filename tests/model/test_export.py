@@ -12,8 +12,8 @@ from rewardsmith import Preference
 from rewardsmith.config import ExportSettings, ScoringSettings, build
 from rewardsmith.data.golden import INPUTS
 from rewardsmith.errors import ContractError, MissingExtraError, ModelError, OutputError, SettingsError
+from rewardsmith.model import artefact, exported
 from rewardsmith.model import export as export_module
-from rewardsmith.model import exported
 from rewardsmith.model.agreement import compare_golden, compare_pairs, golden_agreement
 from rewardsmith.model.export import export_model
 from rewardsmith.model.graphs import eight_bits, holds_numbers
@@ -214,6 +214,10 @@ def test_the_command_line_takes_an_exported_folder_where_it_takes_a_model(backen
     )
     code, _, err = cli("score", out, toy_pairs, "--out", tmp_path / "more.jsonl", "--precision", "bf16")
     assert code == 2 and "Leave --precision away" in err
+    # A temperature goes into the contract of the export, and the export still proves itself.
+    artefact.store_calibration(exported.contract_folder(str(out)), 1.5, {"fitted_on": "this test"})
+    assert json.loads(cli("evaluate", out, toy_pairs, "--json")[1])["calibrated"]["temperature"] == 1.5
+    assert cli("verify", out)[0] == 0
 
 
 def test_an_export_replaces_only_an_export(tiny_rm, make, tmp_path):

@@ -25,7 +25,7 @@ from rewardsmith.model import artefact
 from rewardsmith.model.agreement import compare_golden
 from rewardsmith.model.artefact import CONTRACT, GOLDEN, TOLERANCE, TOLERANCE_ACROSS, TOLERANCE_BF16, Check, Contract
 from rewardsmith.model.backends import GraphBackend
-from rewardsmith.model.network import load_tokenizer
+from rewardsmith.model.network import load_tokenizer, source_folder
 from rewardsmith.model.render import Renderer
 from rewardsmith.model.runtimes import open_graph
 from rewardsmith.scores import Scores, checked
@@ -86,6 +86,22 @@ def is_exported(source: str | Path) -> bool:
     if not (path / CONTRACT).is_file() or (path / "config.json").exists():
         return False
     return artefact.read_contract(path).backend is not None
+
+
+def contract_folder(model: str) -> Path:
+    """The folder in which the contract of a MODEL argument lies: a model folder, that of a run, or an exported one.
+
+    Raises:
+        ModelError: if the model has no contract here.
+    """
+    folder = Path(model) if is_exported(model) else Path(source_folder(model))
+    if not (folder / CONTRACT).is_file():
+        raise ModelError(
+            f"a model folder with {CONTRACT}",
+            f"{model}, which has none",
+            "Make one of it: rewardsmith import MODEL --out DIR.",
+        )
+    return folder
 
 
 def load(source: str | Path, settings: ScoringSettings | None = None) -> Exported:
