@@ -31,6 +31,7 @@ PAGES = (
     "docs/serve.md",
     "docs/evaluating.md",
     "docs/attributions.md",
+    "docs/learning_curve.md",
     "docs/public_benchmarks.md",
     "docs/report.md",
 )

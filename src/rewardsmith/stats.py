@@ -95,7 +95,7 @@ def cluster_bootstrap(
     if n == 0:
         raise DataError("at least one example for an interval", "none", "Check the filters before this number.")
     num_clusters = int(clusters.max()) + 1
-    blocks = _resamples(num_clusters, max(n, num_clusters), resamples, seed)
+    blocks = cluster_draws(num_clusters, max(n, num_clusters), resamples, seed)
     draws = np.concatenate([statistic(drawn[:, clusters]) for drawn in blocks])  # (R, C) -> (R, n) -> (R,)
     tail = _tail(num_clusters, confidence)
     low, high = np.quantile(draws, [tail, 1 - tail])
@@ -115,8 +115,8 @@ def _tail(num_clusters: int, confidence: float) -> float:
     return float(norm.sf(reach))
 
 
-def _resamples(num_clusters: int, width: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each cluster is drawn, in blocks (rows, C) of which arrays (rows, width) fit into memory; the same for the same arguments."""
+def cluster_draws(num_clusters: int, width: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each cluster is drawn in each resample, in blocks (rows, C) of which arrays (rows, width) fit into memory; the same for the same arguments."""
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK_CELLS // width)
     for start in range(0, resamples, block):
@@ -137,7 +137,7 @@ def mean(values: Floats, clusters: NDArray[np.int64], *, seed: int = 0) -> Estim
         raise DataError("at least one example for an interval", "none", "Check the filters before this number.")
     num_clusters = int(clusters.max()) + 1
     sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
-    blocks = _resamples(num_clusters, max(n, num_clusters), NUM_RESAMPLES, seed)
+    blocks = cluster_draws(num_clusters, max(n, num_clusters), NUM_RESAMPLES, seed)
     draws = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in blocks])
     tail = _tail(num_clusters, 0.95)
     low, high = np.quantile(draws, [tail, 1 - tail])

@@ -255,7 +255,11 @@ def test_the_reading_and_the_table_show_the_numbers_of_the_document():
     console = Console(width=200, file=io.StringIO())
     console.print(learning_table(curve))
     text = console.file.getvalue()
-    assert f"{last['accuracy']['value']:.3f} [{last['accuracy']['low']:.3f}," in text
+    console.file = io.StringIO()
+    console.print(learning_table(curve), width=80)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in console.file.getvalue()  # nothing is cut on a narrow terminal
+    for one in (last["accuracy"], ahead["accuracy"], ahead["log_loss"]):
+        assert f"{one['value']:.3f}" in text and f"[{one['low']:.3f}, {one['high']:.3f}]" in text
     assert f"{ahead['accuracy']['value']:.3f}" in text and "3,200" in text and "2 x" in text
 
 

@@ -348,28 +348,28 @@ def _points(estimate: Estimate) -> str:
 
 def learning_table(document: Mapping[str, Any]) -> Table:
     """The points, then the forecast, for people."""
-    table = Table(title="learning curve, on the same eval pairs", title_justify="left")
-    for name in ("training pairs", "trained", "accuracy", "to the row above", "log-loss", "train accuracy"):
-        table.add_column(name, justify="right")
-    steps = [None, *document["steps"]]
-    for point, step in zip(document["points"], steps, strict=True):
+    title = "learning curve, on the same eval pairs (change: from the row above; of a forecast, from all pairs)"
+    table = Table(title=title, title_justify="left")
+    for name in ("training\npairs", "accuracy", "change,\npoints", "log-loss", "on those\ntrained on"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for point, step in zip(document["points"], [None, *document["steps"]], strict=True):
         train = point["train_accuracy"]
         table.add_row(
-            f"{point['num_pairs']:,}",
-            f"{point['trainings']} x",
-            _cell(point["accuracy"]),
-            "" if step is None else _points(Estimate(**step["accuracy"])).replace("[", r"\["),
-            _cell(point["log_loss"]),
+            f"{point['num_pairs']:,}\n{point['trainings']} x",
+            _cell(point["accuracy"], ".3f"),
+            "" if step is None else _cell(step["accuracy"], "+.1f", 100),
+            _cell(point["log_loss"], ".3f"),
             "" if train is None else f"{train['value']:.3f}",
         )
     table.add_section()
     for ahead in (document["forecast"], *document["further"]):
-        change = _points(Estimate(**ahead["accuracy_change"])).replace("[", r"\[")
-        cells = _cell(ahead["accuracy"]), f"{change} to all pairs", _cell(ahead["log_loss"]), ""
-        table.add_row(f"{ahead['num_pairs']:,}", "forecast", *cells)
+        change = _cell(ahead["accuracy_change"], "+.1f", 100)
+        cells = _cell(ahead["accuracy"], ".3f"), change, _cell(ahead["log_loss"], ".3f"), ""
+        table.add_row(f"{ahead['num_pairs']:,}\nforecast", *cells)
     return table
 
 
-def _cell(document: Mapping[str, Any]) -> str:
-    estimate = Estimate(**document)
-    return rf"{estimate.value:.3f} \[{estimate.low:.3f}, {estimate.high:.3f}]"
+def _cell(document: Mapping[str, Any], form: str, factor: float = 1.0) -> str:
+    """A value over its interval."""
+    value, low, high = (f"{factor * document[name] + 0.0:{form}}" for name in ("value", "low", "high"))
+    return f"{value}\n\\[{low}, {high}]"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from rewardsmith.stats import NUM_RESAMPLES, Estimate, Floats
+from rewardsmith.stats import NUM_RESAMPLES, Estimate, Floats, cluster_draws
 
 Codes = NDArray[np.int64]
 
@@ -25,8 +25,6 @@ eye, and a and b can no longer be told apart."""
 _NUM_EXPONENTS = 48
 # Residuals of that many of their own standard deviations are no chance.
 _MISFIT = 3.0
-# Counts of one block of resamples; bounds their memory to some tens of MB.
-_BLOCK_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -94,16 +92,12 @@ def mean_draws(columns: Floats, clusters: Codes, *, seed: int, resamples: int = 
     num_clusters = int(clusters.max()) + 1
     sums = np.stack([np.bincount(clusters, weights=column) for column in columns.T], axis=1)  # (C, K)
     counts = np.bincount(clusters).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    block, parts = max(1, _BLOCK_CELLS // num_clusters), []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=rows).astype(np.float64)
-        parts.append((drawn @ sums) / (drawn @ counts)[:, None])
+    blocks = cluster_draws(num_clusters, num_clusters, resamples, seed)
+    drawn = np.concatenate([(counted @ sums) / (counted @ counts)[:, None] for counted in blocks])
     # Resamples of C clusters vary too little by sqrt((C - 1) / C); see stats.cluster_bootstrap.
     centre = columns.mean(axis=0)
     stretch = np.sqrt(num_clusters / max(1, num_clusters - 1))
-    return np.asarray(centre + (np.concatenate(parts) - centre) * stretch)
+    return np.asarray(centre + (drawn - centre) * stretch)
 
 
 def estimate(value: float, draws: Floats, clusters: Codes, method: str) -> Estimate:
