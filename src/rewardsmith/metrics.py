@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.stats import Estimate, Floats, cluster_bootstrap, mean, proportion
+from rewardsmith.stats import FEW_CLUSTERS, Estimate, Floats, cluster_bootstrap, mean, proportion
 
 Codes = NDArray[np.int64]
 NUM_BINS = 15
@@ -152,22 +152,59 @@ class EceNull:
 
 
 def ece_null(
-    margins: Floats, *, temperature: float = 1.0, num_bins: int = NUM_BINS, draws: int = 1000, seed: int = 0
+    margins: Floats,
+    clusters: Codes,
+    *,
+    temperature: float = 1.0,
+    num_bins: int = NUM_BINS,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> EceNull:
-    """Is the ECE more than a perfectly calibrated scorer would show? Outcomes are drawn from the confidences, each pair for itself.
+    """Is the ECE more than a perfectly calibrated scorer would show?
+
+    Where no prompt repeats, outcomes are drawn from the confidences. Where prompts repeat, pairs of one prompt are right or wrong together, and outcomes
+    drawn one by one would make the null too narrow: there the signs of whole prompts' deviations (outcome minus confidence) are drawn instead (the wild
+    cluster bootstrap of Cameron, Gelbach and Miller 2008), which keeps what pairs of a prompt have in common.
 
     A perfectly calibrated scorer with margins ~ N(0, 1) shows 0.063 on 500 pairs and 0.016 on 8,000.
     """
     bins = confidence_bins(margins, temperature=temperature, num_bins=num_bins)
     rng = np.random.default_rng(seed)
-    n = len(margins)
+    n, num_clusters = len(margins), len(np.unique(clusters))
+    deviations = wins(margins) - bins.confidence
+    if FEW_CLUSTERS <= num_clusters < n:
+        simulated = _flipped_gaps(deviations, clusters, bins, draws, rng)
+        method = f"signs of {num_clusters} prompts, {draws} draws"
+    else:
+        simulated = _drawn_gaps(bins, draws, rng)
+        method = f"simulated, {draws} draws"
+    found = float(_binned_gap(np.ones((1, n)), wins(margins), bins)[0])
+    low, high = np.quantile(simulated, [0.025, 0.975])
+    null = Estimate(float(simulated.mean()), float(low), float(high), n, method)
+    return EceNull(null, found - null.value, (int((simulated >= found).sum()) + 1) / (draws + 1))
+
+
+def _drawn_gaps(bins: ConfidenceBins, draws: int, rng: np.random.Generator) -> Floats:
+    """The ECE of outcomes drawn from the confidences, (draws,)."""
+    n = len(bins.confidence)
     block = max(1, _BLOCK_CELLS // n)
     values = []
     for start in range(0, draws, block):
         outcomes = rng.random((min(block, draws - start), n)) < bins.confidence  # (rows, n)
         values.append(_binned_gap(np.ones((1, n)), outcomes.astype(np.float64), bins))
-    simulated = np.concatenate(values)
-    found = float(_binned_gap(np.ones((1, n)), wins(margins), bins)[0])
-    low, high = np.quantile(simulated, [0.025, 0.975])
-    null = Estimate(float(simulated.mean()), float(low), float(high), n, f"simulated, {draws} draws")
-    return EceNull(null, found - null.value, (int((simulated >= found).sum()) + 1) / (draws + 1))
+    return np.concatenate(values)
+
+
+def _flipped_gaps(
+    deviations: Floats, clusters: Codes, bins: ConfidenceBins, draws: int, rng: np.random.Generator
+) -> Floats:
+    """The ECE with the deviations of whole prompts multiplied by random signs, (draws,)."""
+    num_clusters = int(clusters.max()) + 1
+    places = clusters * bins.count + bins.codes
+    sums = np.bincount(places, weights=deviations, minlength=num_clusters * bins.count).reshape(num_clusters, -1)
+    block = max(1, _BLOCK_CELLS // num_clusters)
+    values = []
+    for start in range(0, draws, block):
+        signs = 2.0 * rng.integers(0, 2, size=(min(block, draws - start), num_clusters), dtype=np.int8) - 1.0
+        values.append(np.abs(signs @ sums).sum(axis=1) / len(deviations))  # (rows, C) @ (C, bins)
+    return np.concatenate(values)

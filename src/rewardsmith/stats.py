@@ -16,8 +16,8 @@ Floats = NDArray[np.float64]
 NUM_RESAMPLES = 2000
 # Weights of one block of resamples; bounds the memory of a bootstrap to some tens of MB.
 _BLOCK_CELLS = 4_000_000
-# Below this many clusters a percentile bootstrap is too narrow to be shown.
-_FEW_CLUSTERS = 10
+FEW_CLUSTERS = 10
+"""Below this many clusters resampling is too narrow to be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def _too_few(values: Floats, clusters: NDArray[np.int64]) -> Estimate | None:
     num_clusters = len(np.unique(clusters))
     if num_clusters == n:
         return wilson(float(values.sum()), n)
-    if num_clusters < _FEW_CLUSTERS or values.min() == values.max():
+    if num_clusters < FEW_CLUSTERS or values.min() == values.max():
         share = float(values.mean())
         wide = wilson(share * num_clusters, num_clusters)
         return Estimate(share, wide.low, wide.high, n, f"wilson on {num_clusters} prompts")

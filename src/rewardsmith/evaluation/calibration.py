@@ -131,7 +131,7 @@ def calibrate(
 
 def _judged(margins: Floats, raw: Floats, clusters: NDArray[np.int64], seed: int) -> dict[str, Any]:
     """One way on the held-out pairs; `gain` is the log-loss of the raw margins minus its own, paired."""
-    null = metrics.ece_null(margins, seed=seed)
+    null = metrics.ece_null(margins, clusters, seed=seed)
     gain = mean(metrics.log_losses(raw) - metrics.log_losses(margins), clusters, seed=seed)
     return {
         "log_loss": metrics.log_loss(margins, clusters, seed=seed).as_dict(),

@@ -196,7 +196,7 @@ def evaluate(
 
 
 def _probabilistic(margins: Floats, clusters: Codes, temperature: float, seed: int) -> dict[str, Any]:
-    null = metrics.ece_null(margins, temperature=temperature, seed=seed)
+    null = metrics.ece_null(margins, clusters, temperature=temperature, seed=seed)
     return {
         "log_loss": metrics.log_loss(margins, clusters, temperature=temperature, seed=seed).as_dict(),
         "brier": metrics.brier(margins, clusters, temperature=temperature, seed=seed).as_dict(),

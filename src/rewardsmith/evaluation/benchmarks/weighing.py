@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.stats import Estimate, Floats, cluster_bootstrap, cluster_codes, mean, proportion, wilson
+from rewardsmith.stats import FEW_CLUSTERS, Estimate, Floats, cluster_bootstrap, cluster_codes, mean, proportion, wilson
 
 Codes = NDArray[np.int64]
-# Below this many prompts resampling shows too little; the same bound as in `stats`.
-_FEW_CLUSTERS = 10
 
 
 @dataclass(frozen=True)
@@ -168,11 +166,11 @@ def estimate(parts: Sequence[Leaf], weights: Sequence[float], codes: Codes, seed
     if len(parts) == 1 and weights[0] == 1.0:
         if (joined.low, joined.high) == (0.0, 1.0):
             return proportion(joined.honest, clusters, seed=seed)
-        if num_clusters >= _FEW_CLUSTERS and np.ptp(joined.honest) > 0:
+        if num_clusters >= FEW_CLUSTERS and np.ptp(joined.honest) > 0:
             return mean(joined.honest, clusters, seed=seed)
     num_items = len(np.unique(joined.rows))
     coefficients = np.array(weights)  # (L,)
-    if num_clusters < _FEW_CLUSTERS or all(np.ptp(leaf.honest) == 0 for leaf in parts):
+    if num_clusters < FEW_CLUSTERS or all(np.ptp(leaf.honest) == 0 for leaf in parts):
         value = float(sum(weight * leaf.honest.mean() for weight, leaf in zip(weights, parts, strict=True)))
         low = float(sum(weight * leaf.low for weight, leaf in zip(weights, parts, strict=True)))
         high = float(sum(weight * leaf.high for weight, leaf in zip(weights, parts, strict=True)))
