@@ -72,3 +72,12 @@ def test_what_cannot_be_had_says_why():
         thresholds(answers(30, 2), answers(30, 2), [1.5])
     with pytest.raises(DataError, match="false-alarm rate"):
         thresholds(answers(30, 2), answers(30, 2), [])
+
+
+def test_an_answer_at_the_threshold_is_not_stopped():
+    """Good answers score 0 or 1, half of them each: for a rate of 0.4 the threshold is 0, and nothing good lies below it."""
+    score = np.tile([0.0, 1.0, -1.0, -1.0], 30)
+    good = np.tile([True, True, False, False], 30)
+    some = Answers(score, good, ~good, np.repeat(np.arange(30), 4))
+    found = fit_threshold(some, some, 0.4, scale="score")
+    assert (found.threshold.value, found.false_alarms.value, found.caught.value) == (0.0, 0.0, 1.0)

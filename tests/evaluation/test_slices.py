@@ -6,6 +6,7 @@ import pytest
 from rewardsmith.data.schema import Preference
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.slices import computed_columns, metadata_columns, slices
+from rewardsmith.significance import holm
 
 
 def rows(count, **columns):
@@ -84,3 +85,11 @@ def test_a_prompt_on_both_sides_cancels():
     found = slices({"c": ["a", "b"] * 50}, outcomes, np.repeat(np.arange(50), 2))
     assert found[0].difference.value == 0 and found[0].difference.high == pytest.approx(0, abs=1e-12)
     assert found[0].p_value == 1.0
+
+
+def test_all_tested_slices_of_all_columns_share_the_level():
+    rng = np.random.default_rng(1)
+    columns = {name: [f"{name}{i}" for i in rng.integers(0, 4, 300)] for name in ("a", "b")}
+    found = slices(columns, rng.normal(0.4, 1, 300), np.arange(300))
+    assert len(found) == 8
+    assert [one.p_adjusted for one in found] == pytest.approx(holm([one.p_value for one in found]))
