@@ -85,10 +85,10 @@ def test_the_linear_interval_is_the_bootstraps():
 
 def test_a_ratio_of_sums_by_hand():
     # Clusters {0: 1 of 2, 1: 3 of 4}: ratio 4/6; residual sums 1 - 4/3 = -1/3 and 3 - 8/3 = 1/3;
-    # variance = 2 / 1 * (1/9 + 1/9) / 36 = 1/81, half width 1.96 / 9.
+    # variance = 2 / 1 * (1/9 + 1/9) / 36 = 1/81, half width t(1) = 12.706 times 1 / 9.
     found = cluster_ratio(np.array([1.0, 1.0, 2.0]), np.array([2.0, 1.0, 3.0]), np.array([0, 1, 1]))
     assert found.value == pytest.approx(2 / 3)
-    assert found.high - found.value == pytest.approx(1.95996 / 9, rel=1e-4)
+    assert found.high - found.value == pytest.approx(12.7062 / 9, rel=1e-4)
 
 
 def test_the_linear_interval_covers():
@@ -123,3 +123,20 @@ def test_few_prompts_widen_the_interval_as_students_t_does():
     plain = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=rng).confidence_interval
     ours = mean(values, np.arange(10))
     assert (ours.high - ours.low) / (plain.high - plain.low) == pytest.approx(1.217, abs=0.08)
+
+
+@pytest.mark.parametrize("num_prompts", [2, 3, 5, 8])
+def test_means_over_few_prompts_cover_too(num_prompts):
+    """Where resampling would be far too narrow, Student's interval over prompts: 300 sets, 95 % with a standard deviation of 1.3 %."""
+    covered = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        prompts = np.repeat(np.arange(num_prompts), 4)
+        found = mean(rng.normal(0, 1, num_prompts)[prompts] + rng.normal(0, 0.5, 4 * num_prompts), prompts)
+        covered += found.low <= 0 <= found.high
+    assert 0.91 <= covered / 300 <= 0.99
+
+
+def test_the_mean_of_one_prompt_claims_nothing_but_its_range():
+    found = mean(np.array([1.0, 0.0, 1.0]), np.zeros(3, int))
+    assert (found.low, found.high, found.method) == (0.0, 1.0, "unknown: one prompt")

@@ -305,6 +305,7 @@ def compare(
     )
     document = {"verb": "compare", **_papers(facts, seed), **sources[0].precision, **found.document}
     document["files_a"], document["files_b"] = dict(sources[0].files), dict(sources[1].files)
+    document["precision_a"], document["precision_b"] = dict(sources[0].precision), dict(sources[1].precision)
     if out is not None:
         write_json(out, document)
     if not as_json:
@@ -349,7 +350,7 @@ def calibrate(
 
         folder = contract_folder(model)
     source = _load(model, device, precision, threads, seed)
-    found = fit(source.scorer, pairs, by=by, fit_share=fit_share, false_alarms=shares, seed=seed)
+    found = fit(source.scorer, pairs, by=by or None, fit_share=fit_share, false_alarms=shares, seed=seed)
     kept = {**_papers(facts, seed), **source.precision, **found.document}
     document = {"verb": "calibrate", "model": source.name, "written": not dry_run, **kept}
     if folder is not None:

@@ -62,7 +62,7 @@ def _weighted_auc(positive: Floats, negative: Floats, clusters: Codes, *, seed: 
 def auc(margins: Floats, clusters: Codes, *, seed: int = 0) -> Estimate:
     """AUC of the margins on {(d, 1), (-d, 0)}: P(d_i + d_j > 0), ties one half.
 
-    One-sided margins are all of the class "chosen wins", so each pair enters in both orders; see science.md (a).
+    One-sided margins are all of the class "chosen wins", so each pair enters in both orders.
     """
     return _weighted_auc(margins, -margins, clusters, seed=seed)
 
@@ -176,7 +176,7 @@ def ece_null(
         simulated = _flipped_gaps(deviations, clusters, bins, draws, rng)
         method = f"signs of {num_clusters} prompts, {draws} draws"
     else:
-        simulated = _drawn_gaps(bins, draws, rng)
+        simulated = _drawn_gaps(bins, margins == 0, draws, rng)
         method = f"simulated, {draws} draws"
     found = float(_binned_gap(np.ones((1, n)), wins(margins), bins)[0])
     low, high = np.quantile(simulated, [0.025, 0.975])
@@ -184,14 +184,15 @@ def ece_null(
     return EceNull(null, found - null.value, (int((simulated >= found).sum()) + 1) / (draws + 1))
 
 
-def _drawn_gaps(bins: ConfidenceBins, draws: int, rng: np.random.Generator) -> Floats:
-    """The ECE of outcomes drawn from the confidences, (draws,)."""
+def _drawn_gaps(bins: ConfidenceBins, is_tie: NDArray[np.bool_], draws: int, rng: np.random.Generator) -> Floats:
+    """The ECE of outcomes drawn from the confidences, (draws,); a tie is one half whatever is drawn."""
     n = len(bins.confidence)
     block = max(1, _BLOCK_CELLS // n)
     values = []
     for start in range(0, draws, block):
-        outcomes = rng.random((min(block, draws - start), n)) < bins.confidence  # (rows, n)
-        values.append(_binned_gap(np.ones((1, n)), outcomes.astype(np.float64), bins))
+        outcomes = (rng.random((min(block, draws - start), n)) < bins.confidence).astype(np.float64)  # (rows, n)
+        outcomes[:, is_tie] = 0.5
+        values.append(_binned_gap(np.ones((1, n)), outcomes, bins))
     return np.concatenate(values)
 
 

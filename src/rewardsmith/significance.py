@@ -32,7 +32,7 @@ class PairedTest:
 def paired_test(differences: Floats, clusters: NDArray[np.int64], *, seed: int = 0) -> PairedTest:
     """Do two systems differ on the same examples?
 
-    Exact McNemar where no cluster repeats. Where one does, its examples are no independent trials: the signs of whole clusters are flipped at random
+    Exact McNemar where no cluster repeats and no outcome is a half one. Where a cluster repeats, its examples are no independent trials: the signs of whole clusters are flipped at random
     instead, under the hypothesis that either system could have been either.
 
     Args:
@@ -48,7 +48,9 @@ def paired_test(differences: Floats, clusters: NDArray[np.int64], *, seed: int =
     """
     if len(differences) == 0:
         raise DataError("at least one example for a test", "none", "Check the filters before this number.")
-    if len(np.unique(clusters)) == len(clusters):
+    # A half win against a whole one is no coin toss: then signs are flipped with their sizes.
+    whole = not np.any(np.abs(differences) == 0.5)
+    if whole and len(np.unique(clusters)) == len(clusters):
         return PairedTest(mcnemar(int((differences > 0).sum()), int((differences < 0).sum())), "exact McNemar")
     return PairedTest(sign_flips(differences, clusters, seed=seed), "sign flips over prompts")
 
@@ -118,6 +120,14 @@ class DetectableDifference:
     def as_dict(self) -> dict[str, Any]:
         """The document that reports hold."""
         return asdict(self)
+
+
+def design_effect(values: Floats, clusters: NDArray[np.int64]) -> float:
+    """By how much pairs of one prompt inflate the variance of a mean (Kish 1965), at least 1."""
+    centred = values - values.mean()
+    alone = float((centred**2).sum())
+    together = float((np.bincount(clusters, weights=centred) ** 2).sum())
+    return max(1.0, together / alone) if alone > 0 else 1.0
 
 
 def detectable_difference(

@@ -101,6 +101,8 @@ def cluster_bootstrap(
     low, high = np.quantile(draws, [tail, 1 - tail])
     value = float(statistic(np.ones((1, n)))[0])
     method = f"bootstrap over {num_clusters} prompts"
+    if num_clusters < FEW_CLUSTERS:
+        method += ", too few for an interval that can be relied on"
     if remove_bias:
         shift = value - float(draws.mean())
         low, high, method = low + shift, high + shift, f"{method}, bias removed"
@@ -130,12 +132,18 @@ def cluster_draws(num_clusters: int, width: int, resamples: int, seed: int) -> I
 def mean(values: Floats, clusters: NDArray[np.int64], *, seed: int = 0) -> Estimate:
     """The mean of any quantity, with a bootstrap interval over clusters.
 
-    It is what `cluster_bootstrap` gives for the weighted mean, from the sums of the clusters alone: a bootstrap of a mean never needs the examples.
+    It is what `cluster_bootstrap` gives for the weighted mean, from the sums of the clusters alone: a bootstrap of a mean never needs the examples. Under ten
+    clusters it is Student's interval of `cluster_ratio`, and of one cluster the range of its values.
     """
     n = len(values)
     if n == 0:
         raise DataError("at least one example for an interval", "none", "Check the filters before this number.")
     num_clusters = int(clusters.max()) + 1
+    if (
+        num_clusters < FEW_CLUSTERS
+    ):  # resampling five prompts covers the truth nine times in ten, and resampling one never
+        span = (float(values.min()), float(values.max())) if num_clusters < 2 else (-np.inf, np.inf)
+        return cluster_ratio(values, np.ones(n), clusters, low=span[0], high=span[1])
     sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
     blocks = cluster_draws(num_clusters, max(n, num_clusters), NUM_RESAMPLES, seed)
     draws = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in blocks])
@@ -155,7 +163,7 @@ def proportion(values: Floats, clusters: NDArray[np.int64], *, seed: int = 0) ->
 
 
 def linear_proportion(values: Floats, clusters: NDArray[np.int64]) -> Estimate:
-    """`proportion` in linear time, by the cluster-robust normal interval: for millions of rows, or hundreds of slices of them."""
+    """`proportion` in linear time, by the cluster-robust interval: for millions of rows, or hundreds of slices of them."""
     few = _too_few(values, clusters)
     return few or cluster_ratio(values, np.ones(len(values)), clusters, low=0.0, high=1.0)
 
@@ -168,7 +176,7 @@ def cluster_ratio(
     low: float = -np.inf,
     high: float = np.inf,
 ) -> Estimate:
-    """sum(numerators) / sum(denominators) with its cluster-robust normal interval (linearised; Cochran, Sampling Techniques, 6.4).
+    """sum(numerators) / sum(denominators) with its cluster-robust interval, by Student's t (linearised; Cochran, Sampling Techniques, 6.4).
 
     The variance is C / (C - 1) * sum over the C clusters of (sum of a cluster's numerators - ratio * denominators)^2, over the square of all denominators.
 
@@ -192,7 +200,7 @@ def cluster_ratio(
     if num_clusters < 2:  # one cluster says nothing of how clusters differ
         return Estimate(ratio, low, high, n, "unknown: one prompt")
     variance = num_clusters / (num_clusters - 1) * float((sums**2).sum()) / total**2
-    half = float(norm.ppf(0.975)) * float(np.sqrt(variance))
+    half = float(t.ppf(0.975, num_clusters - 1)) * float(np.sqrt(variance))
     method = f"cluster-robust over {num_clusters} prompts"
     return Estimate(ratio, max(low, ratio - half), min(high, ratio + half), n, method)
 

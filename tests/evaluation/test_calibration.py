@@ -1,5 +1,7 @@
 """Calibration is fitted on some prompts and shown on others; it mends what it can and says what it cannot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -95,3 +97,18 @@ def test_a_scorer_that_knows_nothing_is_refused():
         calibrate(constant(), [pair(i) for i in range(100)])
     with pytest.raises(DataError, match="two answers"):
         calibrate(constant(), [pair(1, tie=True)])
+
+
+def test_a_column_of_numbers_has_the_same_bins_on_both_sides():
+    scorer, pairs = simulated(200)
+    numbered = [replace(one, metadata={"length": i / 7}) for i, one in enumerate(pairs)]
+    found = calibrate(scorer, numbered, by="length").document
+    assert len(found["slices"]["temperatures"]) == 4
+    ways = found["held_out"]["ways"]
+    assert ways["slices"]["log_loss"] != ways["temperature"]["log_loss"] or found["slices"]["spread"] == 0
+
+
+def test_one_prompt_is_refused_in_its_own_words():
+    scorer, pairs = simulated(1, per_prompt=50)
+    with pytest.raises(DataError, match="at least two prompts, to fit on some"):
+        calibrate(scorer, pairs)

@@ -21,7 +21,7 @@ def test_by_hand():
     assert found["difference"]["value"] == pytest.approx(2 / 6)
     assert found["discordant"] == {"only_a": 3, "only_b": 1}
     assert (found["test"], found["p_value"]) == ("exact McNemar", pytest.approx(0.625))
-    assert found["detectable_difference"]["discordance"] == pytest.approx(4 / 6)
+    assert found["detectable_difference"]["discordance"] == 0.2  # of four discordant pairs no share is read
     assert "do not tell A and B apart" in found["verdict"]
 
 
@@ -69,6 +69,23 @@ def test_a_scorer_against_itself_differs_by_nothing():
     found = compare((scorer, scorer), pairs_of(50)).document
     assert (found["difference"]["value"], found["p_value"]) == (0.0, 1.0)
     assert found["log_loss_difference"] == found["log_loss_difference"] | {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_half_wins_never_name_the_scorer_that_is_behind():
+    """60 ties of B that A gets right (+0.5 each) against 31 whole wins of B: on balance B is ahead by one, which says nothing."""
+    a, b = np.r_[np.ones(60), -np.ones(31)], np.r_[np.zeros(60), np.ones(31)]
+    found = compare_scores(a, b, pairs_of(91)).document
+    assert found["difference"]["value"] == pytest.approx(-1 / 91)
+    assert found["test"] == "sign flips over prompts" and found["p_value"] > 0.5
+
+
+def test_parts_of_few_prompts_are_shown_and_not_tested():
+    pairs = pairs_of(40)
+    for one in pairs[:5]:
+        one.metadata["half"] = "few"
+    found = compare_scores(np.ones(40), -np.ones(40), pairs).document["slices"]
+    few = next(one for one in found if one["value"] == "few")
+    assert few["p_value"] is None and not few["flagged"] and found[-1]["p_adjusted"] is None
 
 
 def test_nothing_to_compare_is_an_error():

@@ -1,13 +1,16 @@
 """The evaluator judged by scorers whose numbers are known (trap 22)."""
 
+import io
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rewardsmith.data.schema import Preference
 from rewardsmith.errors import DataError, ScoreError
 from rewardsmith.evaluation.pairwise import evaluate, markdown_marks
+from rewardsmith.evaluation.report import evaluation_table, slices_table
 from rewardsmith.model.reward_model import RewardModel
 from tests.fakes import ForgetfulScorer, FunctionScorer, by_table, constant, likes_long_answers, pair
 
@@ -167,3 +170,13 @@ def test_calibrated_numbers_stand_beside_the_raw_ones():
 def test_markdown_marks_are_counted():
     assert markdown_marks("plain text, 3 * 4 - 2") == 0
     assert markdown_marks("# Title\n- one\n- two\n1. three\n**bold** and `code`") == 1 + 2 + 1 + 2 + 2
+
+
+def test_values_that_look_like_markup_are_shown_as_they_are():
+    pairs = [pair(i, metadata={"tag": ["[/INST]", "[code]"][i % 2]}) for i in range(60)]
+    found = evaluate(FunctionScorer(lambda prompt, answer: float(len(answer) % 5 + answer.startswith("good"))), pairs)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(evaluation_table(found.document, "[a title]"))
+    console.print(slices_table(found.document) or "none")
+    text = console.export_text()
+    assert "tag = [/INST]" in text and "tag = [code]" in text and "[a title]" in text

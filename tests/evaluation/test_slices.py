@@ -1,5 +1,7 @@
 """Slices: which there are, which is worst, and that looking at many is paid for."""
 
+from datetime import date
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,10 @@ def test_all_tested_slices_of_all_columns_share_the_level():
     found = slices(columns, rng.normal(0.4, 1, 300), np.arange(300))
     assert len(found) == 8
     assert [one.p_adjusted for one in found] == pytest.approx(holm([one.p_value for one in found]))
+
+
+def test_dates_and_close_numbers_are_slices_too():
+    day = rows(30, day=lambda i: date(2026, 1, 1 + i % 3), time=lambda i: 1_700_000_000 + i)
+    found = metadata_columns(day, None)
+    assert set(found["day"]) == {'"2026-01-01"', '"2026-01-02"', '"2026-01-03"'}
+    assert len(set(found["time"])) == 4

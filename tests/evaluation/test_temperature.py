@@ -62,6 +62,12 @@ def test_pairs_without_a_least_loss_are_refused_with_the_reason(margins, words):
         fit_temperature(margins, np.arange(len(margins)))
 
 
+def test_few_prompts_give_no_temperature():
+    """Of one prompt the slopes sum to 0 at the optimum: the error would be 0."""
+    with pytest.raises(DataError, match="at least 10 prompts"):
+        fit_temperature(simulated(60, 1.0), np.repeat(np.arange(9), 7)[:60])
+
+
 def test_slices_of_one_temperature_share_it():
     """Eight slices of one truth: what differs is chance, so tau is small and the slices stay near the common temperature."""
     margins = simulated(1600, 2.0)

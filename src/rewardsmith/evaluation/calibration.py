@@ -65,10 +65,9 @@ class _Part:
     column: Column
 
     @classmethod
-    def of(cls, scorer: Scorer, pairs: Sequence[Preference], by: str | None) -> _Part:
+    def of(cls, scorer: Scorer, pairs: Sequence[Preference], value_of: Mapping[int, str | None]) -> _Part:
         clusters = cluster_codes([prompt_key(pair.prompt) for pair in pairs])
-        # Both parts must have the column, or what was learned of it could not be shown.
-        column = metadata_columns(pairs, [by])[by] if by else []
+        column = [value_of[id(pair)] for pair in pairs] if value_of else []
         return cls(score_pairs(scorer, pairs), clusters, column)
 
 
@@ -100,8 +99,13 @@ def calibrate(
     usable = [pair for pair in whole if not pair.tie]
     if not usable:
         raise DataError("labelled pairs with two answers", f"{len(pairs)} rows without", "Check the data.")
+    if len({prompt_key(pair.prompt) for pair in usable}) < 2:
+        raise DataError("pairs of at least two prompts, to fit on some and show on others", "one", "Give more pairs.")
     held_pairs, fit_pairs = split_by_prompt(usable, fit_share, seed=seed)
-    fit, held = (_Part.of(scorer, part, by) for part in (fit_pairs, held_pairs))
+    # Once, before the split: bins of numbers must be the same on both sides.
+    values = metadata_columns(usable, [by])[by] if by else []
+    value_of = {id(pair): value for pair, value in zip(usable, values, strict=False)}
+    fit, held = (_Part.of(scorer, part, value_of) for part in (fit_pairs, held_pairs))
     temperature = fit_temperature(fit.scores.margins, fit.clusters)
     isotonic = fit_isotonic(fit.scores.margins)
     by_slice = None if by is None else slice_temperatures(fit.scores.margins, fit.clusters, fit.column, column=by)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from rewardsmith import metrics
@@ -15,10 +16,13 @@ from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.schema import Preference, prompt_key
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.pairwise import score_pairs
-from rewardsmith.evaluation.slices import Column, computed_columns, metadata_columns
+from rewardsmith.evaluation.slices import FEW_PROMPTS, Column, computed_columns, metadata_columns
 from rewardsmith.scores import Scorer
-from rewardsmith.significance import LEVEL, detectable_difference, holm, paired_test
+from rewardsmith.significance import DISCORDANCE, LEVEL, design_effect, detectable_difference, holm, paired_test
 from rewardsmith.stats import Estimate, Floats, cluster_codes, mean
+
+# With fewer discordant pairs their share is no guide.
+_FEW_DISCORDANT = 10
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,10 @@ def compare_scores(
     differences = won_a - won_b
     test = paired_test(differences, clusters, seed=seed)
     difference = mean(differences, clusters, seed=seed)
-    discordance = float((differences != 0).mean())
-    power = detectable_difference(
-        clusters, discordance=discordance, design_effect=_design_effect(differences, clusters)
-    )
+    # Of a handful of discordant pairs no share can be read: two copies of one model would seem to be told apart by nothing at all.
+    enough = int((differences != 0).sum()) >= _FEW_DISCORDANT
+    discordance = float((differences != 0).mean()) if enough else DISCORDANCE
+    power = detectable_difference(clusters, discordance=discordance, design_effect=design_effect(differences, clusters))
     scales = [one if all(temperatures) and one is not None else 1.0 for one in temperatures]
     losses = [metrics.log_losses(margins, scale) for margins, scale in zip((margins_a, margins_b), scales, strict=True)]
     columns = computed_columns(pairs) | metadata_columns(pairs, by)
@@ -145,14 +149,6 @@ def verdict(names: tuple[str, str], difference: Estimate, p_value: float, detect
     )
 
 
-def _design_effect(differences: Floats, clusters: NDArray[np.int64]) -> float:
-    """By how much repeated prompts inflate the variance of the mean difference; at least 1."""
-    centred = differences - differences.mean()
-    alone = float((centred**2).sum())
-    together = float((np.bincount(clusters, weights=centred) ** 2).sum())
-    return max(1.0, together / alone) if alone > 0 else 1.0
-
-
 def _slices(
     columns: Mapping[str, Column], differences: Floats, clusters: NDArray[np.int64], seed: int
 ) -> list[dict[str, Any]]:
@@ -164,11 +160,21 @@ def _slices(
             part = names == value
             codes = cluster_codes(clusters[part])
             estimate = mean(differences[part], codes, seed=seed)
-            p_value = paired_test(differences[part], codes, seed=seed).p_value
+            tested = len(np.unique(codes)) >= FEW_PROMPTS
+            p_value = paired_test(differences[part], codes, seed=seed).p_value if tested else None
             found.append({"column": column, "value": value, "difference": estimate.as_dict(), "p_value": p_value})
-    for one, adjusted in zip(found, holm([one["p_value"] for one in found]), strict=True):
-        one |= {"p_adjusted": adjusted, "flagged": adjusted < LEVEL}
-    return sorted(found, key=lambda one: (one["p_adjusted"], -abs(one["difference"]["value"])))
+    adjusted = iter(holm([one["p_value"] for one in found if one["p_value"] is not None]))
+    for one in found:
+        p_adjusted = None if one["p_value"] is None else next(adjusted)
+        one |= {"p_adjusted": p_adjusted, "flagged": p_adjusted is not None and p_adjusted < LEVEL}
+    untested = 2.0  # after all that were tested
+    return sorted(
+        found,
+        key=lambda one: (
+            untested if one["p_adjusted"] is None else one["p_adjusted"],
+            -abs(one["difference"]["value"]),
+        ),
+    )
 
 
 _ROWS = (
@@ -181,7 +187,7 @@ _ROWS = (
 
 def comparison_table(document: Mapping[str, Any], title: str) -> Table:
     """The numbers of a comparison, and the slices on which the two differ beyond the number of slices looked at."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     for column in ("value", "95 % interval", "n", "p"):
         table.add_column(column, justify="right")
@@ -197,7 +203,7 @@ def comparison_table(document: Mapping[str, Any], title: str) -> Table:
     if flagged:
         table.add_section()
     for one in flagged:
-        add(f"A minus B, {one['column']} = {one['value']}", Estimate(**one["difference"]), one["p_adjusted"])
+        add(escape(f"A minus B, {one['column']} = {one['value']}"), Estimate(**one["difference"]), one["p_adjusted"])
     return table
 
 

@@ -23,7 +23,7 @@ from rewardsmith.evaluation.slices import by_document, computed_columns, metadat
 from rewardsmith.evaluation.temperature import fit_temperature
 from rewardsmith.metrics import Codes
 from rewardsmith.scores import Scorer, Scores, ScoreTable, TableScorer, checked
-from rewardsmith.significance import detectable_difference
+from rewardsmith.significance import design_effect, detectable_difference
 from rewardsmith.stats import Estimate, Floats, cluster_codes, mean, proportion
 
 _SWAP_PAIRS = 32
@@ -184,7 +184,9 @@ def evaluate(
         "by": by_document(columns, found),
         "slices": [one.as_dict() for one in found],
         "hardest": _hardest(judged, margins),
-        "detectable_difference": detectable_difference(clusters).as_dict(),
+        "detectable_difference": detectable_difference(
+            clusters, design_effect=design_effect(metrics.wins(margins), clusters)
+        ).as_dict(),
         "dropped": {EMPTY: len(pairs) - len(usable)},
         "truncated": _count_truncated(scores),
         "collapsed": _count_collapsed(scores),

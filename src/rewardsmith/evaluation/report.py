@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -40,7 +41,7 @@ def _add(table: Table, name: str, document: Mapping[str, Any], style: str = "") 
 
 def evaluation_table(document: Mapping[str, Any], title: str, *, by: Collection[str] = ()) -> Table:
     """The numbers of one evaluation, baselines and slices below: columns of few values, and those named in `by`."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     for column in ("value", "95 % interval", "n"):
         table.add_column(column, justify="right")
@@ -57,7 +58,7 @@ def evaluation_table(document: Mapping[str, Any], title: str, *, by: Collection[
             continue
         table.add_section()
         for value, estimate in values.items():
-            _add(table, f"accuracy, {column} = {value}", estimate)
+            _add(table, escape(f"accuracy, {column} = {value}"), estimate)
     return table
 
 
@@ -76,7 +77,7 @@ def slices_table(document: Mapping[str, Any]) -> Table | None:
         difference = Estimate(**one["difference"])
         interval = rf"\[{difference.low:+.3f}, {difference.high:+.3f}]"
         cells = f"{one['accuracy']['value']:.3f}", f"{difference.value:+.3f}", interval, f"{difference.n:,}"
-        table.add_row(f"{one['column']} = {one['value']}", *cells, f"{one['p_adjusted']:.2g}")
+        table.add_row(escape(f"{one['column']} = {one['value']}"), *cells, f"{one['p_adjusted']:.2g}")
     return table
 
 
@@ -97,7 +98,7 @@ def hardest_table(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
         table.add_column(name)
     for one in wrong:
         row = texts[one["id"]]
-        cells = (one["id"], *(_beginning(row[name]) for name in ("prompt", "chosen", "rejected")))
+        cells = (str(one["id"]), *(_beginning(row[name]) for name in ("prompt", "chosen", "rejected")))
         table.add_row(f"{one['margin']:+.2f}", *(Text(cell) for cell in cells))
     return table
 

@@ -164,6 +164,8 @@ def _against_rest(
     error = float(np.sqrt(own.value**2 + _unseen(inside, num_prompts[0]) + _unseen(outside, num_prompts[1])))
     half = float(t.ppf(0.975, own.freedom)) * error
     low, high = max(-1.0, difference - half), min(1.0, difference + half)
+    if min(num_prompts) < 2:  # one prompt says nothing of how prompts differ
+        low, high = -1.0, 1.0
     method = f"cluster-robust over {num_prompts[0]} and {num_prompts[1]} prompts"
     estimate = Estimate(difference, low, high, int(part.sum()), method)
     if min(num_prompts) < FEW_PROMPTS:
@@ -226,7 +228,8 @@ def _adjusted(found: list[Slice]) -> list[Slice]:
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    # Dates and bytes of a Parquet file as texts.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
@@ -236,9 +239,12 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 def _binned(values: Sequence[Any]) -> Column:
     """Numbers in bins of like size, named by their bounds."""
     numbers = np.array([np.nan if value is None else float(value) for value in values])
+    numbers[np.isinf(numbers)] = np.nan
     edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, _NUM_BINS + 1)))
     bins = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(0, len(edges) - 2))
-    names = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:], strict=True)] or [f"{edges[0]:.4g}"]
+    names = [f"{low:.10g} to {high:.10g}" for low, high in zip(edges[:-1], edges[1:], strict=True)] or [
+        f"{edges[0]:.10g}"
+    ]
     return [None if np.isnan(number) else names[place] for number, place in zip(numbers, bins, strict=True)]
 
 

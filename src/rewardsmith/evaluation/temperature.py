@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from rewardsmith import metrics
 from rewardsmith.errors import DataError
-from rewardsmith.stats import Estimate, Floats, cluster_codes
+from rewardsmith.stats import FEW_CLUSTERS, Estimate, Floats, cluster_codes
 
 # Temperatures of 1 / 1,000 and of 1,000 times the typical margin are certainty and ignorance; beyond them is no maximum worth the name.
 _REACH = 1e3
@@ -35,7 +35,7 @@ class Fit:
     @property
     def estimate(self) -> Estimate:
         """The temperature with its 95 % interval, which is symmetric in the logarithm."""
-        half = float(norm.ppf(0.975)) * self.log_error
+        half = float(t.ppf(0.975, self.num_prompts - 1)) * self.log_error
         low, high = self.value * np.exp(-half), self.value * np.exp(half)
         method = f"maximum likelihood, cluster-robust over {self.num_prompts} prompts"
         return Estimate(self.value, float(low), float(high), self.num_pairs, method)
@@ -52,12 +52,17 @@ def fit_temperature(margins: Floats, clusters: NDArray[np.int64]) -> Fit:
         clusters: (n,) codes of their prompts.
 
     Raises:
-        DataError: where no temperature has a least loss: the scorer is right about every pair, or no better than chance; or there are under 20 pairs.
+        DataError: where no temperature has a least loss: the scorer is right about every pair, or no better than chance; or there are under 20 pairs, or under ten prompts.
     """
+    num_prompts = len(np.unique(clusters))
     scale = float(np.median(np.abs(margins[margins != 0]))) if np.any(margins) else 0.0
     if len(margins) < _LEAST_PAIRS or scale == 0.0:
         came = f"{len(margins)}" if len(margins) < _LEAST_PAIRS else "pairs of equal scores"
         raise DataError(f"at least {_LEAST_PAIRS} pairs for a temperature, not all ties", came, "Give more pairs.")
+    if num_prompts < FEW_CLUSTERS:
+        raise DataError(
+            f"pairs of at least {FEW_CLUSTERS} prompts for a temperature", str(num_prompts), "Give more prompts."
+        )
     unit = margins / scale  # so that 1 / T is near 1 whatever the unit of the scores is
 
     def slope(inverse: float) -> float:
@@ -79,7 +84,6 @@ def fit_temperature(margins: Floats, clusters: NDArray[np.int64]) -> Fit:
     lose = metrics.win_probabilities(-unit, 1 / inverse)
     curvature = float((unit**2 * lose * (1 - lose)).sum())
     per_cluster = np.bincount(clusters, weights=unit * lose)
-    num_prompts = len(np.unique(clusters))
     correction = num_prompts / max(1, num_prompts - 1)
     error = float(np.sqrt(correction * (per_cluster**2).sum())) / curvature
     return Fit(scale / inverse, error / inverse, len(margins), num_prompts)

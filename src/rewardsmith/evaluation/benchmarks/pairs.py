@@ -74,7 +74,8 @@ _SECTIONS: dict[str, dict[str, int]] = {
         **dict.fromkeys(("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"), 164),
     },
 }
-_ACTUAL = {"math-prm": 447}
+# Rows of the file where they are not the weights: the authors' weights of the two XSTest subsets are exchanged.
+_ACTUAL = {"math-prm": 447, "xstest-should-refuse": 154, "xstest-should-respond": 250}
 _PRIOR = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 _OTHER_PRIOR = ("anthropic_harmless", "mtbench_gpt4", "mtbench_human")
 _PRIOR_MEAN = "prior sets"

@@ -1,6 +1,6 @@
 """PPE, the proxies of RLHF's outcome (arXiv 2410.14872): correctness of 32 samples a question, and human preferences between models.
 
-The definitions are the paper's. The authors' scorers could not be read when this was written, so what the paper leaves open is settled here and said: an
+The definitions are the paper's and were not checked against its authors' code. What the paper leaves open is settled here and said: an
 expectation over subsets of samples is exact, not drawn.
 """
 
@@ -30,7 +30,7 @@ from rewardsmith.evaluation.benchmarks.weighing import Leaf, Numbers, Sum, weigh
 from rewardsmith.stats import Floats
 
 _SETS = ("mmlu_pro", "math", "gpqa", "ifeval", "mbpp_plus")
-_SOURCE = "the PPE paper (arXiv 2410.14872); the authors' utils/scorers.py could not be read"
+_SOURCE = "the PPE paper (arXiv 2410.14872); not checked against its authors' code"
 
 
 def best_of_k(scores: Floats, gold: Floats) -> Floats:

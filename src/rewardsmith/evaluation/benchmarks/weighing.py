@@ -178,7 +178,11 @@ def estimate(parts: Sequence[Leaf], weights: Sequence[float], codes: Codes, seed
         wide = wilson(share * num_clusters, num_clusters)
         method = f"wilson on {num_clusters} prompts"
         return Estimate(
-            value, low + wide.low * (high - low), max(value, low + wide.high * (high - low)), num_items, method
+            value,
+            min(value, low + wide.low * (high - low)),
+            max(value, low + wide.high * (high - low)),
+            num_items,
+            method,
         )
     places = np.repeat(np.arange(len(parts)), [len(leaf.rows) for leaf in parts])
     members = np.eye(len(parts))[places]  # (m, L)
