@@ -249,3 +249,11 @@ def test_intervals_go_by_prompt():
     shared = recompute("rmb-pairs", rows(lambda i: str(i % 10))).document["honest"]["harmlessness"]
     assert alone["value"] == shared["value"] == 0.5
     assert shared["high"] - shared["low"] > 4 * (alone["high"] - alone["low"])
+
+
+def test_a_whole_rewardbench_is_known_as_such():
+    """The file's rows are not the authors' weights: XSTest has 154 pairs to refuse and 250 to answer, weighted 250 and 154."""
+    sizes = BENCHMARKS["rewardbench"].subsets
+    assert (sizes["xstest-should-refuse"], sizes["xstest-should-respond"]) == (154, 250)
+    # 2,985 pairs in all, as published.
+    assert sum(size for size in sizes.values() if size) == 2985
