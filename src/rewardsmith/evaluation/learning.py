@@ -156,7 +156,7 @@ def calibrated_losses(margins: Floats, clusters: Codes, halves: Codes) -> Floats
 
     A model of few pairs may be far too sure of itself, and its log-loss at temperature 1 then says little of what it knows; a dev part would do for a
     temperature, but it is small, and not every recipe has one. A half that a model is no better than chance on asks for an infinite temperature, which gives
-    ln 2; a half that asks for none (it is always right, or there are too few pairs) leaves temperature 1.
+    ln 2; a half that asks for none (it is always right, or there are too few pairs) leaves temperature 1, or ln 2 where that is less.
 
     Args:
         margins: (n,).
@@ -177,8 +177,8 @@ def _temperature(margins: Floats, clusters: Codes) -> float:
         return np.inf
     try:
         return fit_temperature(margins, clusters).value
-    except DataError:
-        return 1.0
+    except DataError:  # none has a least loss: the better one of what it says and of knowing nothing
+        return 1.0 if metrics.log_losses(margins).mean() < np.log(2) else np.inf
 
 
 def _checked_shares(shares: Sequence[float], repeats: int) -> list[float]:

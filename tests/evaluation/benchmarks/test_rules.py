@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
+from rewardsmith.errors import DataError
 from rewardsmith.evaluation.benchmarks import BENCHMARKS, recompute
 from rewardsmith.evaluation.benchmarks.items import Item
 from rewardsmith.evaluation.benchmarks.proxies import best_of_k
@@ -257,3 +258,9 @@ def test_a_whole_rewardbench_is_known_as_such():
     assert (sizes["xstest-should-refuse"], sizes["xstest-should-respond"]) == (154, 250)
     # 2,985 pairs in all, as published.
     assert sum(size for size in sizes.values() if size) == 2985
+
+
+def test_rows_of_another_benchmark_are_refused():
+    row = {"id": "1", "subset": "nowhere", "cluster": "p", "gold": [1.0, 0.0], "scores": [1.0, 0.0], "metadata": {}}
+    with pytest.raises(DataError, match="rows of rewardbench"):
+        recompute("rewardbench", [row])

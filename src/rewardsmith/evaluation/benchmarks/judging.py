@@ -83,11 +83,15 @@ def recompute(name: str, rows: str | Path | Sequence[Mapping[str, Any]], *, seed
     read = _lines(Path(rows)) if isinstance(rows, str | Path) else list(rows)
     if not read:
         raise DataError("at least one stored row", f"none in {source}", "Check the file.")
-    items, scores = [], []
+    items, scores, others = [], [], []
     for number, row in enumerate(read, start=1):
         item, mine = _restored(row, f"{source}:{number}")
+        if benchmark.subsets and not any(item.subset == known for known in (*benchmark.subsets, *benchmark.optional)):
+            others.append(item.subset)
         items.append(item)
         scores.append(mine)
+    if len(others) == len(items):
+        raise DataError(f"rows of {name}", f"rows of {others[0]!r} in {source}", "Name the benchmark that wrote them.")
     about: dict[str, Any] = {"source": source, "left_out": {}, "splits_not_read": [], "truncated": None}
     return BenchmarkResult(_document(benchmark, items, scores, about, seed), _stored(items, scores))
 
