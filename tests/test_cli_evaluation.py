@@ -162,6 +162,7 @@ def test_a_learning_curve_follows_the_runs_recipe(cli, tiny, write_rows, tmp_pat
     assert cli("evaluate", run, held, "--learning-curve", "--train-data", held, "--base-model", tiny("bert"))[0] == 2
     assert cli("evaluate", run, held, "--learning-curve")[0] == 2
     assert cli("evaluate", run, held, "--train-data", train)[0] == 2
+    assert cli("evaluate", run, held, "--dev-data", train)[0] == 2
     assert cli("evaluate", run, held, *asked[:3], "--shares", "1", "--base-model", tiny("bert"))[0] == 2
 
 

@@ -202,6 +202,10 @@ def evaluate(
         raise SettingsError("--out with --attributions", "--attributions alone", "Give a folder for pairs.jsonl.")
     if learning_curve != (train_data is not None):
         raise SettingsError("--learning-curve with --train-data", "one of the two", "Give both, or neither.")
+    if not learning_curve and (dev_data is not None or base_model is not None):
+        raise SettingsError(
+            "--learning-curve with --dev-data or --base-model", "one of these alone", "They are for it; leave them out."
+        )
     if benchmark is not None:
         if by is not None or attributions or learning_curve:
             raise SettingsError(
@@ -303,7 +307,7 @@ def compare(
         temperatures=(sources[0].temperature, sources[1].temperature),
         seed=seed,
     )
-    document = {"verb": "compare", **_papers(facts, seed), **sources[0].precision, **found.document}
+    document = {"verb": "compare", **_papers(facts, seed), **found.document}
     document["files_a"], document["files_b"] = dict(sources[0].files), dict(sources[1].files)
     document["precision_a"], document["precision_b"] = dict(sources[0].precision), dict(sources[1].precision)
     if out is not None:

@@ -123,7 +123,7 @@ def cluster_draws(num_clusters: int, width: int, resamples: int, seed: int) -> I
     block = max(1, _BLOCK_CELLS // width)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        # Drawn one by one and counted: a multinomial draw of the counts takes four times as long.
+        # Drawn one by one and counted: a multinomial draw of the counts takes eight times as long.
         drawn = rng.integers(0, num_clusters, size=(rows, num_clusters)) + num_clusters * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters)
         yield counts.reshape(rows, num_clusters).astype(np.float64)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from rewardsmith.data.schema import Preference
 from rewardsmith.errors import DataError, ScoreError
 from rewardsmith.evaluation.pairwise import evaluate, markdown_marks
-from rewardsmith.evaluation.report import evaluation_table, slices_table
+from rewardsmith.evaluation.report import evaluation_table, hardest_table, slices_table
 from rewardsmith.model.reward_model import RewardModel
 from tests.fakes import ForgetfulScorer, FunctionScorer, by_table, constant, likes_long_answers, pair
 
@@ -61,7 +62,7 @@ def test_the_hardest_pairs_are_named_the_most_wrong_first():
     scores = {f"{side} {i}": (i - 3.0 if side == "good" else 0.0) for i in range(30) for side in ("good", "bad")}
     with pytest.warns(UserWarning, match="exact ties"):  # pair 3
         found = evaluate(by_table(scores), [pair(i) for i in range(30)]).document["hardest"]
-    assert found["most_wrong"] == [{"id": f"p{i}", "margin": i - 3.0} for i in range(3)]
+    assert found["most_wrong"] == [{"row": i, "id": f"p{i}", "margin": i - 3.0} for i in range(3)]
     assert [one["id"] for one in found["closest"][:3]] == ["p3", "p2", "p4"]
 
 
@@ -180,3 +181,14 @@ def test_values_that_look_like_markup_are_shown_as_they_are():
     console.print(slices_table(found.document) or "none")
     text = console.export_text()
     assert "tag = [/INST]" in text and "tag = [code]" in text and "[a title]" in text
+
+
+def test_pairs_of_one_id_keep_their_own_texts():
+    scores = {"good 0": 0.0, "bad 0": 1.0, "good 1": 0.0, "bad 1": 2.0, "good 2": 1.0, "bad 2": 0.0}
+    pairs = [pair(2, tie=True), *(replace(pair(i), id="same") for i in range(3))]
+    found = evaluate(by_table(scores), pairs)
+    assert [one["row"] for one in found.document["hardest"]["most_wrong"]] == [2, 1]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(hardest_table(found.document, found.rows()))
+    text = console.export_text()
+    assert "good 0" in text and "good 1" in text and "good 2" not in text

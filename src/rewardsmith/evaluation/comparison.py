@@ -126,7 +126,7 @@ def compare(
         )
     margins_a, margins_b = (score_pairs(scorer, judged).margins for scorer in scorers)
     found = compare_scores(
-        margins_a, margins_b, judged, names=shared_names(*names), by=by, temperatures=temperatures, seed=seed
+        margins_a, margins_b, judged, names=told_apart(*names), by=by, temperatures=temperatures, seed=seed
     )
     counts = {"dropped": {EMPTY: len(pairs) - len(whole)}, "labelled_ties": len(whole) - len(judged)}
     return Comparison(found.document | counts)
@@ -207,6 +207,6 @@ def comparison_table(document: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def shared_names(name_a: str, name_b: str) -> tuple[str, str]:
+def told_apart(name_a: str, name_b: str) -> tuple[str, str]:
     """Two names that can be told apart in a sentence."""
     return (name_a, name_b) if name_a != name_b else (f"{name_a} (A)", f"{name_b} (B)")

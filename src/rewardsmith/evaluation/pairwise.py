@@ -183,7 +183,7 @@ def evaluate(
         },
         "by": by_document(columns, found),
         "slices": [one.as_dict() for one in found],
-        "hardest": _hardest(judged, margins),
+        "hardest": _hardest(usable, np.flatnonzero(decided), margins),
         "detectable_difference": detectable_difference(
             clusters, design_effect=design_effect(metrics.wins(margins), clusters)
         ).as_dict(),
@@ -218,13 +218,22 @@ def _temperature_here(margins: Floats, clusters: Codes) -> dict[str, Any] | None
         return None
 
 
-def _hardest(pairs: Sequence[Preference], margins: Floats) -> dict[str, list[dict[str, Any]]]:
-    """Ids of the most confidently wrong pairs, and of those that the scorer can hardly decide; their texts stand in pairs.jsonl."""
+def _hardest(pairs: Sequence[Preference], judged: Codes, margins: Floats) -> dict[str, list[dict[str, Any]]]:
+    """The most confidently wrong pairs, and those that the scorer can hardly decide, by their rows in pairs.jsonl: ids may repeat.
+
+    Args:
+        pairs: all of the evaluation.
+        judged: (n,) the rows of those with a winner.
+        margins: (n,) of these.
+    """
     order = np.argsort(margins, kind="stable")
     wrong = [int(i) for i in order[:_HARDEST] if margins[i] < 0]
     close = [int(i) for i in np.argsort(np.abs(margins), kind="stable")[:_HARDEST]]
     named = {"most_wrong": wrong, "closest": close}
-    return {name: [{"id": pairs[i].id, "margin": float(margins[i])} for i in rows] for name, rows in named.items()}
+    return {
+        name: [{"row": int(judged[i]), "id": pairs[judged[i]].id, "margin": float(margins[i])} for i in places]
+        for name, places in named.items()
+    }
 
 
 def _messages(margins: Floats, ties: Estimate) -> list[str]:

@@ -91,13 +91,12 @@ def hardest_table(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     wrong = document["hardest"]["most_wrong"][:_MOST_WRONG]
     if not wrong:
         return None
-    texts = {row["id"]: row for row in rows}
     table = Table(title="the most confidently wrong pairs", title_justify="left")
     table.add_column("margin", justify="right")
     for name in ("id", "prompt", "chosen", "rejected"):
         table.add_column(name)
     for one in wrong:
-        row = texts[one["id"]]
+        row = rows[one["row"]]
         cells = (str(one["id"]), *(_beginning(row[name]) for name in ("prompt", "chosen", "rejected")))
         table.add_row(f"{one['margin']:+.2f}", *(Text(cell) for cell in cells))
     return table
