@@ -1,4 +1,4 @@
-"""What a MODEL argument names, a folder or the address of a running server, as a scorer with what is known of it."""
+"""What a MODEL argument names (a folder, the address of a running server, a Python function) as a scorer with what is known of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.config import ScoringSettings
+from rewardsmith.functions import is_function, load_function
 from rewardsmith.remote import RemoteModel, connect, is_url, without_credentials
 from rewardsmith.scores import Scorer
 
@@ -21,7 +22,7 @@ class Source:
     Args:
         name: of its folder, or the server's address without credentials.
         scorer: scores.
-        files: SHA-256 by file name; of a server that does not tell, its address, so that two servers are never taken for one model.
+        files: SHA-256 by file name (of a function, of the file that defines it); of a server that does not tell, its address, so that two servers are never taken for one model.
         precision: how it computes, for documents; empty where a server does not tell.
         temperature: of calibrated probabilities; None where none was fitted, or is known.
         tolerance: how far, times max(1, |s|), the company of a batch may move a score.
@@ -43,6 +44,9 @@ def load_source(model: str, settings: ScoringSettings, *, threads: int | None, s
     """
     if is_url(model):
         return _remote(model)
+    if is_function(model):
+        function, files = load_function(model)
+        return Source(model.rpartition(":")[2], function, files)
     from rewardsmith.model.precision import prepare_process
     from rewardsmith.model.reward_model import RewardModel
 
