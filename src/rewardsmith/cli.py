@@ -26,18 +26,15 @@ from rewardsmith.config import (
     read_recipe,
 )
 from rewardsmith.errors import OutputError, RewardsmithError, SettingsError
-from rewardsmith.storage import refuse_inside
+from rewardsmith.storage import check_result_file, check_result_folder, refuse_inside
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rewardsmith.data.schema import Preference
     from rewardsmith.data.truncation import Cutter
-    from rewardsmith.evaluation.pairwise import Evaluation
     from rewardsmith.linting.doctor import Judge
-    from rewardsmith.loading import Source
+    from rewardsmith.loading import Running, Source
     from rewardsmith.model.artefact import Check
-    from rewardsmith.model.trainable import TrainableRun
 
 _INTERRUPTED = 130
 
@@ -197,7 +194,7 @@ def evaluate(
 ) -> None:
     """Judge a reward model on labelled pairs: accuracy with its interval, baselines, calibration, slices; or by the rule of a public benchmark."""
     if out is not None:
-        _check_report_folder(out, overwrite, model, data)
+        check_result_folder(out, "evaluate", model, data, overwrite=overwrite)
     if attributions and out is None:
         raise SettingsError("--out with --attributions", "--attributions alone", "Give a folder for pairs.jsonl.")
     if learning_curve != (train_data is not None):
@@ -213,65 +210,38 @@ def evaluate(
                 "both",
                 "A benchmark has sections of its own; leave them out.",
             )
-        from rewardsmith.evaluation.benchmarks import named
+        from rewardsmith import evaluations
 
-        named(benchmark)  # an unknown name is said before a model is loaded
-        source = _load(model, device, precision, threads, seed)
-        _evaluate_on_benchmark(benchmark, source, data, out, skip_bad=skip_bad, seed=seed, as_json=as_json)
+        document = evaluations.on_benchmark(
+            benchmark,
+            model,
+            data,
+            out,
+            run=_run(device, precision, threads, seed),
+            skip_bad=skip_bad,
+            quiet=as_json,
+            console=_console(),
+        )
+        _finish(document, as_json, f"written to {out}" if out else "")
         return
-    from rewardsmith import runs
-    from rewardsmith.evaluation.pairwise import evaluate as judge
-    from rewardsmith.evaluation.report import counts_line, evaluation_table, hardest_table, power_line, slices_table
-    from rewardsmith.loading import described
-    from rewardsmith.storage import atomic_folder, write_json
+    from rewardsmith import evaluations
 
-    facts, pairs = _read_pairs(data, skip_bad)
-    recipe, parts = None, _numbers(shares, "--shares")
-    if train_data is not None:  # whether it is the run's is said before anything takes minutes
-        from rewardsmith.model.trainable import TrainableRun
-
-        settings = build(ScoringSettings, {"device": device, "precision": precision})
-        recipe = TrainableRun.open(model, data=train_data, dev_data=dev_data, model=base_model, scoring=settings)
-    source = _load(model, device, precision, threads, seed)
-    columns = _names(by) or None
-    found = judge(
-        source.scorer,
-        pairs,
-        by=columns,
-        temperature=source.temperature,
-        seed=seed,
-        swap_tolerance=source.tolerance,
+    curve = None
+    if train_data is not None:
+        parts = _numbers(shares, "--shares")
+        curve = evaluations.Curve(train_data, dev_data, base_model, shares=parts, repeats=repeats)
+    document = evaluations.on_pairs(
+        model,
+        data,
+        out,
+        by=_names(by) or None,
+        attributions=attributions,
+        curve=curve,
+        run=_run(device, precision, threads, seed),
+        skip_bad=skip_bad,
+        quiet=as_json,
+        console=_console(),
     )
-    if attributions:
-        found = _with_attributions(found, source, attributions)
-    if recipe is not None:
-        curve = _learning_curve(recipe, source, pairs, shares=parts, repeats=repeats, seed=seed)
-        found.document["learning_curve"] = curve
-    document = {
-        "verb": "evaluate",
-        "model": described(source),
-        **_papers(facts, seed),
-        **source.precision,
-        **found.document,
-    }
-    if out is not None:
-        with atomic_folder(out) as folder:
-            write_json(folder / "report.json", document)
-            runs.write_pairs(found, folder / "pairs.jsonl")
-    console = _console()
-    if not as_json:
-        console.print(evaluation_table(document, f"{source.name} on {facts['source']}", by=columns or ()))
-        for table in (slices_table(document), hardest_table(document, found.rows())):
-            if table is not None:
-                console.print(table)
-        if learning_curve:
-            from rewardsmith.evaluation.learning import learning_table
-
-            console.print(learning_table(document["learning_curve"]))
-    console.print(counts_line(document), highlight=False, markup=False)
-    console.print(power_line(document), highlight=False, markup=False)
-    if learning_curve:
-        console.print(document["learning_curve"]["reading"], highlight=False, markup=False, soft_wrap=True)
     _finish(document, as_json, f"written to {out}" if out else "")
 
 
@@ -292,12 +262,13 @@ def compare(
 ) -> None:
     """Which of two reward models is right more often on the same pairs, and could that be chance?"""
     if out is not None:
-        _check_new_file(out, overwrite, "compare", model_a, model_b, data)
+        check_result_file(out, "compare", model_a, model_b, data, overwrite=overwrite)
     from rewardsmith.evaluation.comparison import compare as judge
     from rewardsmith.evaluation.comparison import comparison_table
+    from rewardsmith.loading import papers, read_labelled
     from rewardsmith.storage import write_json
 
-    facts, pairs = _read_pairs(data, skip_bad)
+    facts, pairs = read_labelled(data, skip_bad=skip_bad, console=_console())
     sources = [_load(model, device, precision, threads, seed) for model in (model_a, model_b)]
     found = judge(
         (sources[0].scorer, sources[1].scorer),
@@ -307,7 +278,7 @@ def compare(
         temperatures=(sources[0].temperature, sources[1].temperature),
         seed=seed,
     )
-    document = {"verb": "compare", **_papers(facts, seed), **found.document}
+    document = {"verb": "compare", **papers(facts, seed), **found.document}
     document["files_a"], document["files_b"] = dict(sources[0].files), dict(sources[1].files)
     document["precision_a"], document["precision_b"] = dict(sources[0].precision), dict(sources[1].precision)
     if out is not None:
@@ -346,8 +317,9 @@ def calibrate(
         )
     from rewardsmith.evaluation.calibration import calibrate as fit
     from rewardsmith.evaluation.calibration import calibration_tables, without_curves
+    from rewardsmith.loading import papers, read_labelled
 
-    facts, pairs = _read_pairs(data, skip_bad)
+    facts, pairs = read_labelled(data, skip_bad=skip_bad, console=_console())
     folder = None
     if not dry_run:  # whether there is a contract to keep it in is said before anything is scored
         from rewardsmith.model.exported import contract_folder
@@ -355,7 +327,7 @@ def calibrate(
         folder = contract_folder(model)
     source = _load(model, device, precision, threads, seed)
     found = fit(source.scorer, pairs, by=by or None, fit_share=fit_share, false_alarms=shares, seed=seed)
-    kept = {**_papers(facts, seed), **source.precision, **found.document}
+    kept = {**papers(facts, seed), **source.precision, **found.document}
     document = {"verb": "calibrate", "model": source.name, "written": not dry_run, **kept}
     if folder is not None:
         from rewardsmith.model.artefact import store_calibration
@@ -758,37 +730,16 @@ def demo(
     _finish(document, as_json, line)
 
 
+def _run(device: Device, precision: str, threads: int | None, seed: int) -> Running:
+    """How models run, by the flags."""
+    from rewardsmith.loading import Running
+
+    return Running(build(ScoringSettings, {"device": device, "precision": precision}), threads, seed)
+
+
 def _load(model: str, device: Device, precision: str, threads: int | None, seed: int) -> Source:
-    """The scorer of a MODEL argument, a folder or a URL."""
-    settings = build(ScoringSettings, {"device": device, "precision": precision})
-    from rewardsmith.loading import load_source
-
-    return load_source(model, settings, threads=threads, seed=seed)
-
-
-def _read_pairs(data: str, skip_bad: bool) -> tuple[dict[str, Any], list[Preference]]:
-    """The pairs of a source, and what documents say of it; how it was read is printed."""
-    from rewardsmith.data import io
-
-    reading = io.read(data, skip_bad=skip_bad)
-    pairs = io.preferences(reading.rows, data)
-    _console().print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
-    facts = {
-        "source": io.source_name(data),
-        "sha256": io.fingerprint(pairs),
-        "rows": reading.num_rows,
-        "formats": dict(reading.formats),
-        "without": reading.without,
-        "skipped_bad": dict(reading.skipped),
-    }
-    return facts, pairs
-
-
-def _papers(data: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Where the numbers of a document come from."""
-    from rewardsmith.manifest import package_versions
-
-    return {"data": dict(data), "seed": seed, "versions": package_versions()}
+    """The scorer of a MODEL argument: a folder, a URL or a function."""
+    return _run(device, precision, threads, seed).load(model)
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
@@ -866,107 +817,6 @@ def _judge(model: str, device: Device, threads: int | None, seed: int) -> Judge:
 
     prepare_process(threads=threads, seed=seed)
     return FeatureJudge(Path(model).name, FrozenEncoder(model, settings=build(ScoringSettings, {"device": device})))
-
-
-def _with_attributions(found: Evaluation, source: Source, number: int) -> Evaluation:
-    """`evaluate --attributions`: which words moved the scores of the pairs of lowest margin."""
-    from dataclasses import replace
-
-    from rewardsmith.evaluation.occlusion import choose
-    from rewardsmith.evaluation.token_view import attribute_lowest
-
-    method, reason = choose(source.scorer)
-    console = _console()
-    console.print(f"words: {reason}", highlight=False, markup=False, soft_wrap=True)
-    number = min(number, found.document["num_pairs"])
-    with console.status("which words moved the scores") as status:
-        shared = attribute_lowest(
-            method, found.scores, number, on_pair=lambda done: status.update(f"words of pair {done} of {number}")
-        )
-    return replace(found, attributions=shared)
-
-
-def _learning_curve(
-    recipe: TrainableRun,
-    source: Source,
-    pairs: Sequence[Preference],
-    *,
-    shares: Sequence[float],
-    repeats: int,
-    seed: int,
-) -> dict[str, Any]:
-    """`evaluate --learning-curve`: the run's recipe on shares of its data, the run itself for the whole."""
-    from rewardsmith.evaluation.learning import learning_curve
-
-    console = _console()
-    return learning_curve(
-        recipe,
-        pairs,
-        shares=shares,
-        repeats=repeats,
-        whole=recipe.whole(source.scorer),
-        seed=seed,
-        progress=lambda line: console.print(line, highlight=False, markup=False),
-    )
-
-
-def _evaluate_on_benchmark(
-    name: str, source: Source, data: str, out: Path | None, *, skip_bad: bool, seed: int, as_json: bool
-) -> None:
-    """`evaluate --benchmark`: one table of scores, judged as the benchmark's authors do and as we do."""
-    from rewardsmith.data.io import write_rows
-    from rewardsmith.evaluation.benchmarks import benchmark_table, judge
-    from rewardsmith.loading import described
-    from rewardsmith.manifest import package_versions
-    from rewardsmith.storage import atomic_folder, write_json
-
-    found = judge(name, source.scorer, data, seed=seed, skip_bad=skip_bad)
-    document = {
-        "verb": "evaluate",
-        "model": described(source),
-        **source.precision,
-        "seed": seed,
-        "versions": package_versions(),
-        "benchmark": found.document,
-    }
-    if out is not None:
-        with atomic_folder(out) as folder:
-            write_json(folder / "report.json", document)
-            write_rows(folder / "items.jsonl", found.rows)
-    if not as_json:
-        _console().print(benchmark_table(found.document, f"{source.name} on {name}"))
-    _finish(document, as_json, f"written to {out}" if out else "")
-
-
-def _check_new_file(out: Path, overwrite: bool, verb: str, *inputs: str) -> None:
-    """A new file, or with --overwrite an earlier document of the same verb."""
-    refuse_inside(out, *inputs)
-    if out.exists() and not (overwrite and _verb_of(out) == verb):
-        raise OutputError(
-            f"a new file for --out, or with --overwrite an earlier document of {verb}",
-            f"{out}, which exists",
-            "Choose another --out.",
-        )
-
-
-def _verb_of(path: Path) -> str | None:
-    """The verb that wrote a document; None where it is none of ours."""
-    try:
-        verb = json.loads(path.read_text(encoding="utf-8"))["verb"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return str(verb)
-
-
-def _check_report_folder(out: Path, overwrite: bool, *inputs: str) -> None:
-    """A new folder, or with --overwrite one that an evaluation of ours made; never a run or a model."""
-    refuse_inside(out, *inputs)
-    if out.exists() and not (overwrite and _verb_of(out / "report.json") == "evaluate"):
-        raise OutputError(
-            "a new folder for --out, or with --overwrite one of an earlier evaluation",
-            f"{out}, which exists",
-            "Choose another --out.",
-        )
 
 
 def _console() -> Console:

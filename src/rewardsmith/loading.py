@@ -1,4 +1,4 @@
-"""What a MODEL argument names (a folder, the address of a running server, a Python function) as a scorer with what is known of it."""
+"""What MODEL and DATA arguments name: a folder, the address of a running server or a Python function as a scorer with its papers; a source as pairs with theirs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from rewardsmith.config import ScoringSettings
+from rewardsmith.data import io
+from rewardsmith.data.schema import Preference
 from rewardsmith.functions import is_function, load_function
+from rewardsmith.manifest import package_versions
 from rewardsmith.remote import RemoteModel, connect, is_url, without_credentials
 from rewardsmith.scores import Scorer
 
@@ -34,6 +39,25 @@ class Source:
     precision: Mapping[str, object] = field(default_factory=dict)
     temperature: float | None = None
     tolerance: float = _SWAP_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Running:
+    """How models are to run.
+
+    Args:
+        settings: device and precision.
+        threads: of the CPU; None for all cores.
+        seed: of everything random.
+    """
+
+    settings: ScoringSettings
+    threads: int | None
+    seed: int
+
+    def load(self, model: str) -> Source:
+        """The scorer of a MODEL argument; see `load_source`."""
+        return load_source(model, self.settings, threads=self.threads, seed=self.seed)
 
 
 def load_source(model: str, settings: ScoringSettings, *, threads: int | None, seed: int) -> Source:
@@ -84,3 +108,28 @@ def _remote(url: str) -> Source:
 def described(source: Source) -> dict[str, Any]:
     """The key `model` of documents."""
     return {"name": source.name, "files": dict(source.files)}
+
+
+def read_labelled(data: str, *, skip_bad: bool, console: Console) -> tuple[dict[str, Any], list[Preference]]:
+    """What documents say of a source of pairs, and the pairs; how it was read is printed.
+
+    Raises:
+        DataError: (or RowError) saying which row, which field, and how to mend it.
+    """
+    reading = io.read(data, skip_bad=skip_bad)
+    pairs = io.preferences(reading.rows, data)
+    console.print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
+    facts = {
+        "source": io.source_name(data),
+        "sha256": io.fingerprint(pairs),
+        "rows": reading.num_rows,
+        "formats": dict(reading.formats),
+        "without": reading.without,
+        "skipped_bad": dict(reading.skipped),
+    }
+    return facts, pairs
+
+
+def papers(data: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Where the numbers of a document come from."""
+    return {"data": dict(data), "seed": seed, "versions": package_versions()}

@@ -143,3 +143,42 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def verb_of(path: Path) -> str | None:
+    """The verb that wrote a document; None where it is none of ours."""
+    try:
+        verb = json.loads(path.read_text(encoding="utf-8"))["verb"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(verb)
+
+
+def check_result_file(out: Path, verb: str, *inputs: str, overwrite: bool) -> None:
+    """A new file, or with `overwrite` an earlier document of the same verb; never one of the inputs.
+
+    Raises:
+        OutputError: if it is something else.
+    """
+    refuse_inside(out, *inputs)
+    if out.exists() and not (overwrite and verb_of(out) == verb):
+        raise OutputError(
+            f"a new file for --out, or with --overwrite an earlier document of {verb}",
+            f"{out}, which exists",
+            "Choose another --out.",
+        )
+
+
+def check_result_folder(out: Path, verb: str, *inputs: str, overwrite: bool) -> None:
+    """A new folder, or with `overwrite` one that the same verb made; never a run or a model.
+
+    Raises:
+        OutputError: if it is something else.
+    """
+    refuse_inside(out, *inputs)
+    if out.exists() and not (overwrite and verb_of(out / "report.json") == verb):
+        raise OutputError(
+            f"a new folder for --out, or with --overwrite one of an earlier {verb}",
+            f"{out}, which exists",
+            "Choose another --out.",
+        )
