@@ -13,6 +13,7 @@ import pytest
 from rewardsmith.data import io
 from rewardsmith.evaluation.pages.page import write_report
 from tests.conftest import real_data
+from tests.evaluation.test_audit_page import audit, example, probe
 from tests.evaluation.test_report_page import HOSTILE, evaluation, folder, row, training
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `dev`)")
@@ -283,6 +284,78 @@ def test_models_side_by_side_show_where_they_disagree(browser, tmp_path):
         assert opened.complaints == []
         opened.page.set_viewport_size({"width": 360, "height": 700})
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.fixture(scope="module")
+def audit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, its audit with a hostile probe and a hostile example, and the audit of another model."""
+    place = tmp_path_factory.mktemp("audits")
+    hostile = example(prompt=HOSTILE, original=HOSTILE, edited=f"Yes! {HOSTILE}")
+    found = audit(probes=[*audit()["probes"], probe(HOSTILE, -0.4, says=HOSTILE, examples=[hostile, example()])])
+    runs = [
+        folder(place / "run", training(), rows()),
+        folder(place / "audit", found | {"model": {"name": "run", "files": {}}}),
+        folder(place / "other", audit(model={"name": "other", "files": {}})),
+    ]
+    return write_report(runs, out=place / "joint").page
+
+
+def test_an_audit_opens_its_examples_and_hostile_texts_run_nothing(browser, audit_file):
+    with Opened(browser, audit_file) as opened:
+        assert not opened.page.is_visible("#audit .example")
+        last = opened.page.locator("#audit .told details").nth(
+            2
+        )  # openings: opening_yes, opening_colon, the hostile one
+        last.locator("summary").click()
+        texts = last.locator(".version .text").all_text_contents()
+        assert texts[1].startswith("Yes! <script>alert(1)</script>") and texts[3] == "Yes! It is Everest."
+        assert last.locator("mark").all_text_contents() == ["Yes! ", "Yes! "]
+        assert opened.page.locator("#audit script, #audit img").count() == 0
+        # Two tables of probes of each audit: all bars of a table stand on one scale.
+        lefts = opened.page.eval_on_selector_all(
+            "#audit .probes",
+            "all => all.map(table => new Set([...table.querySelectorAll('.half')].map(one => one.getBoundingClientRect().left)).size)",
+        )
+        assert lefts == [1] * 6
+        assert opened.complaints == [] and opened.requests == [audit_file.as_uri()]
+
+
+def test_audits_are_no_wider_than_a_phone_or_a_sheet(browser, audit_file):
+    with Opened(browser, audit_file, width=360) as opened:
+        opened.page.eval_on_selector_all("#audit details", "all => all.forEach(one => { one.open = true; })")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert opened.page.query_selector("#audit .probe .drawn").bounding_box()["width"] > 280
+    with Opened(browser, audit_file, width=720) as opened:  # A4 without its margins
+        opened.page.emulate_media(media="print")
+        boxes = opened.page.eval_on_selector_all(
+            "#audit table", "all => all.map(one => one.getBoundingClientRect().right)"
+        )
+        assert len(boxes) > 10 and max(boxes) <= 720
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_audits_can_be_read_in_light_and_dark(browser, audit_file, scheme):
+    selectors = [
+        "#audit .flag",
+        ".probes th",
+        ".probes .number",
+        ".told summary",
+        "#audit .legend",
+        ".example mark",
+        ".version h6",
+    ]
+    with Opened(browser, audit_file, scheme=scheme) as opened:
+        contrasts = dict(zip(selectors, opened.page.evaluate(_CONTRAST, selectors), strict=True))
+    assert min(contrasts.values()) >= 4.5, contrasts
+
+
+def test_without_scripts_all_of_an_audit_is_there(browser, audit_file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(audit_file.as_uri())
+    page.locator("#audit .told summary").first.click()
+    assert page.locator("#audit .example").first.is_visible() and "Not covered" in page.inner_text("#audit")
+    context.close()
 
 
 def test_a_browser_that_cannot_unpack_says_so(browser, page_file):

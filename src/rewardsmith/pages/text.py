@@ -17,6 +17,15 @@ def visible(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def clipped(text: str, most: int) -> str:
+    """The beginning of a text that is longer than so many characters, with three dots in their number.
+
+    >>> clipped("a long story", 8)
+    'a lon...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def percent(share: float) -> str:
     """A share in percent; what is rare is not rounded to never, nor the usual to always.
 

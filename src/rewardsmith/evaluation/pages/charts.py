@@ -9,6 +9,8 @@ from typing import Any
 
 from rewardsmith.evaluation.pages import numbers
 from rewardsmith.pages.drawing import Scale, bin_names, edge_label, round_ticks
+from rewardsmith.pages.text import clipped
+from rewardsmith.stats import Estimate
 
 # The plot area, in the units of the SVG, and the room around it for axes and their names.
 WIDTH, HEIGHT = 420, 240
@@ -79,7 +81,10 @@ class Chart:
         """A broken line across, with its meaning."""
         at = self.y(y)
         self.shapes.append(Shape("line", {"class": "level", "x1": self.x.start, "x2": self.x.end, "y1": at, "y2": at}))
-        self.shapes.append(Shape("text", {"class": "note", "x": self.x.end, "y": at - 4, "text-anchor": "end"}, text))
+        if text:
+            self.shapes.append(
+                Shape("text", {"class": "note", "x": self.x.end, "y": at - 4, "text-anchor": "end"}, text)
+            )
 
     def place(self, x: float, text: str) -> None:
         """A broken line upright, with its meaning."""
@@ -278,6 +283,65 @@ def learning_charts(evaluation: Mapping[str, Any], name: str) -> list[Chart]:
         chart.key = [("main", "measured, with its 95 % interval")] + ([("ahead", "forecast")] if ahead else [])
         found.append(chart)
     return found
+
+
+def optimisation_charts(part: Mapping[str, Any], name: str) -> list[Chart]:
+    """Best-of-n by each proxy and ensemble: gains of its own score and of gold against the KL distance, all on one scale, with what controls and gold itself select."""
+    curves = [(one, _gains(one, "proxy"), _gains(one, "gold")) for one in part.get("selectors") or ()]
+    curves = [(one, own, gold) for one, own, gold in curves if len(own) > 1 and len(own) == len(gold)]
+    followed = [curve for curve in curves if curve[0].get("role") not in ("gold", "control")]
+    beside = [(one, gold) for one, _, gold in curves if one.get("role") in ("gold", "control")]
+    bounds = [bound for _, own, gold in followed for _, gain in own + gold for bound in (gain.low, gain.high)]
+    bounds += [gain.value for _, gold in beside for _, gain in gold]
+    found = []
+    for number, (one, own, gold) in enumerate(followed, start=1):
+        chart = _chart(
+            f"{name}-best-of-n-{number}",
+            clipped(f"Best-of-n by {one.get('name')}", numbers.LONGEST_LABEL),
+            "Gains over one answer taken blindly; own score and gold each in their standard deviations within prompts.",
+            (0, max(kl for kl, _ in own)),
+            _padded(bounds, share=False),
+            "KL distance in nats: log n - (n - 1) / n",
+            "gain, sd",
+            table=_gains_table(one, beside),
+        )
+        chart.level(0, "")
+        star = numbers.estimate(one.get("n_star"))
+        if star is not None:
+            at = [kl for (kl, _), step in zip(own, one["curve"], strict=True) if step["n"] == star.value]
+            for kl in at:
+                chart.place(kl, f"n*: {star.value:,.0f}")
+        for place, (other, gains) in enumerate(beside):
+            mark = "diagonal" if other.get("role") == "gold" else f"control c{place % 3}"
+            chart.line([(kl, gain.value) for kl, gain in gains], mark)
+            chart.key.append((mark, clipped(f"gold of what {other.get('name')} selects", numbers.LONGEST_LABEL)))
+        for mark, gains in (("main", own), ("gold", gold)):
+            chart.band([(kl, gain.low, gain.high) for kl, gain in gains], mark)
+            chart.line([(kl, gain.value) for kl, gain in gains], mark)
+            for kl, gain in gains:
+                chart.dot(kl, gain.value, mark)
+        chart.key[:0] = [("main", "its own score, with its 95 % interval"), ("gold", "gold, with its 95 % interval")]
+        found.append(chart)
+    return found
+
+
+def _gains(selector: Mapping[str, Any], key: str) -> list[tuple[float, Estimate]]:
+    """(KL distance, gain) of each n."""
+    found = [(step.get("kl"), numbers.estimate(step.get(key))) for step in selector.get("curve") or ()]
+    return [(kl, gain) for kl, gain in found if kl is not None and gain is not None]
+
+
+def _gains_table(selector: Mapping[str, Any], beside: Sequence[tuple[Mapping[str, Any], Any]]) -> Table:
+    others = [clipped(str(other.get("name")), numbers.LONGEST_LABEL) for other, _ in beside]
+    rows = []
+    for place, step in enumerate(selector["curve"]):
+        cells = [f"{step['n']:,}", f"{step['kl']:.2f}"]
+        for key in ("proxy", "gold"):
+            one = numbers.estimate(step[key])
+            cells += [numbers.EFFECT.value(one), numbers.EFFECT.interval(one)] if one else ["", ""]
+        rows.append(cells + [f"{gains[place][1].value:+.2f}" if place < len(gains) else "" for _, gains in beside])
+    headers = ["n", "KL", "own score", "95 % interval", "gold", "95 % interval"]
+    return Table([*headers, *(f"gold by {other}" for other in others)], rows)
 
 
 def _chart(

@@ -54,9 +54,13 @@ def pack(report: Report) -> Packed:
     """The rows of a report, as base64 of gzip of JSON; the same rows give the same text."""
     rows = report.rows[:MOST_PAIRS]
     texts = _Texts()
-    temperatures = [_temperature(model["report"]) for model in report.models]
+    # A model that scored no pair, of which there is only an audit for example, has nothing to browse.
+    scored = [number for number in range(len(report.models)) if any(row["models"][number] for row in rows)]
+    models = [report.models[number] for number in scored]
+    rows = [row | {"models": [row["models"][number] for number in scored]} for row in rows]
+    temperatures = [_temperature(model["report"]) for model in models]
     document = {
-        "models": [visible(model["name"]) for model in report.models],
+        "models": [visible(model["name"]) for model in models],
         "temperatures": temperatures,
         "filters": _filters(rows),
         "rows": [_packed_row(row, texts, temperatures) for row in rows],

@@ -1,4 +1,4 @@
-"""Folders of results -> what the page draws: their documents side by side, and one row a pair with the scores of every model.
+"""Folders of results -> what the page draws: documents side by side, audits with their models, and one row a pair with the scores of every model.
 
 Everything that is computed for a page of several models, the paired comparisons, is stored in the page's own report.json: the page is drawn from that file and
 the pairs.jsonl beside it, by anyone, again.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from rewardsmith.manifest import FILE_NAME as MANIFEST
 from rewardsmith.stats import Floats
 
 REPORT, PAIRS = "report.json", "pairs.jsonl"
-VERB = "report"
+VERB, AUDIT = "report", "audit"
+# What a model folder says of its own files.
+_CONTRACT = "rewardsmith.json"
 _TEXTS = ("prompt", "chosen", "rejected")
 # What a row says of one model's scores; the rest of it is about the pair.
 _SCORES = (
@@ -40,7 +42,8 @@ class Report:
     """What a page is drawn from.
 
     Args:
-        document: {"verb": "report", "models": [{"name", "report", "manifest"}], "comparisons": [...], "pairs": counts}.
+        document: {"verb": "report", "models": [{"name", "report", "manifest", "audits"}], "comparisons": [...], "pairs": counts}; audits are
+            {"name", "report", "manifest"}, named by their data, and a model of which there are only audits has the report {"verb": "audit"}.
         rows: one a pair: id, texts and metadata where they are known, "tie", and "models": each model's scores, or None where it did not score the pair.
     """
 
@@ -53,8 +56,43 @@ class Report:
         return list(self.document["models"])
 
 
+@dataclass
+class _Model:
+    """A model while folders are read.
+
+    Args:
+        name: that its document gives it, else that of its folder.
+        place: its folder's name.
+        files: SHA-256 by file name; empty where they are not known.
+        report: its document.
+        manifest: if there is one.
+        rows: of its pairs.
+        audits: (name of the data, name of the folder, document, manifest) of each.
+    """
+
+    name: str
+    place: str
+    files: Mapping[str, Any]
+    report: dict[str, Any]
+    manifest: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[tuple[str, str, dict[str, Any], dict[str, Any] | None]] = field(default_factory=list)
+
+    def as_dict(self, name: str) -> dict[str, Any]:
+        names = _told_apart([(data, place) for data, place, _, _ in self.audits])
+        audits = [
+            {"name": name, "report": report, "manifest": manifest}
+            for name, (_, _, report, manifest) in zip(names, self.audits, strict=True)
+        ]
+        found = {"name": name, "report": self.report, "manifest": self.manifest}
+        return found | ({"audits": audits} if audits else {})
+
+
 def read_report(folders: Sequence[Path], *, seed: int = 0) -> Report:
-    """Read folders of `train`, `evaluate` and (a single one) `report`.
+    """Read folders of `train`, `evaluate`, `audit` and (a single one) `report`.
+
+    An audit belongs to the model of the same files, or of the same name where either's files are not known; one that belongs to none makes a model of its
+    own, after the others.
 
     Args:
         folders: at least one.
@@ -69,16 +107,14 @@ def read_report(folders: Sequence[Path], *, seed: int = 0) -> Report:
     for folder, document in zip(folders, documents, strict=True):
         if document["verb"] == VERB:
             raise DataError(
-                "folders of `train` or `evaluate`",
+                "folders of `train`, `evaluate` or `audit`",
                 f"{folder}, which is itself a report",
                 "Name the runs it was made of, or it alone to draw it again.",
             )
-    names = _names(folders, documents)
-    models = [
-        {"name": name, "report": document, "manifest": _read_manifest(folder)}
-        for name, folder, document in zip(names, folders, documents, strict=True)
-    ]
-    tables = [_read_rows(folder / PAIRS) for folder in folders]
+    found = _models(folders, documents)
+    names = _told_apart([(model.name, model.place) for model in found])
+    models = [model.as_dict(name) for name, model in zip(names, found, strict=True)]
+    tables = [model.rows for model in found]
     scored = [[row for row in rows if _is_scored(row)] for rows in tables]
     rows = _joined(scored)
     without = sum(len(rows) for rows in tables) - sum(len(rows) for rows in scored)
@@ -107,16 +143,19 @@ def margin_of(scores: Mapping[str, Any]) -> float:
 
 def _read_document(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
-    mend = "Name a run folder of `train`, or a folder of `evaluate --out`."
+    mend = "Name a run folder of `train`, or a folder of `evaluate --out` or `audit --out`."
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        # What JSON has no number for (an interval without an end) is not known.
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
     except FileNotFoundError as error:
         raise DataError(f"a {REPORT}", f"{folder}, which holds none", mend) from error
     except (OSError, ValueError) as error:
         raise DataError(f"a readable {REPORT}", f"{path}: {error}", mend) from error
     verb = document.get("verb") if isinstance(document, dict) else None
-    if verb not in ("train", "evaluate", VERB):
-        raise DataError(f"a {REPORT} of train, evaluate or report", f"{path} of {verb or 'something else'}", mend)
+    if verb not in ("train", "evaluate", AUDIT, VERB):
+        raise DataError(
+            f"a {REPORT} of train, evaluate, audit or report", f"{path} of {verb or 'something else'}", mend
+        )
     return dict(document)
 
 
@@ -154,13 +193,52 @@ def _is_scored(row: Mapping[str, Any]) -> bool:
     return "id" in row and all(isinstance(row.get(key), int | float) for key in ("score_chosen", "score_rejected"))
 
 
-def _names(folders: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each model that no other has: of an evaluation the model's, of a run the folder's."""
+def _models(folders: Sequence[Path], documents: Sequence[dict[str, Any]]) -> list[_Model]:
+    """The models in the order in which they are named, with their audits; then those of which there are only audits."""
     found = []
     for folder, document in zip(folders, documents, strict=True):
-        place = folder.resolve().name
-        model = document.get("model")
-        found.append((str(model["name"]) if isinstance(model, dict) and "name" in model else place, place))
+        if document["verb"] != AUDIT:
+            name, files = _identity(folder, document)
+            rows = _read_rows(folder / PAIRS)
+            found.append(_Model(name, folder.resolve().name, files, document, _read_manifest(folder), rows))
+    for folder, document in zip(folders, documents, strict=True):
+        if document["verb"] == AUDIT:
+            name, files = _identity(folder, document)
+            model = _audited(found, name, files)
+            if model is None:
+                model = _Model(name, folder.resolve().name, files, {"verb": AUDIT})
+                found.append(model)
+            data = document.get("data")
+            source = data.get("source") if isinstance(data, Mapping) else None
+            place = folder.resolve().name
+            model.audits.append((str(source or place), place, document, _read_manifest(folder)))
+    return found
+
+
+def _audited(models: Sequence[_Model], name: str, files: Mapping[str, Any]) -> _Model | None:
+    """The model that an audit is of."""
+    for model in models:
+        if files and model.files == files:
+            return model
+    # A name that two models have names neither.
+    named = [model for model in models if model.name == name and not (files and model.files)]
+    return named[0] if len(named) == 1 else None
+
+
+def _identity(folder: Path, document: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """A model's name (that of the folder, for a run) and the hashes of its files, which a run has in its model folder."""
+    model = document.get("model")
+    if isinstance(model, Mapping):
+        return str(model.get("name") or folder.resolve().name), model.get("files") or {}
+    try:
+        contract = json.loads((folder / str(document.get("model_folder")) / _CONTRACT).read_text(encoding="utf-8"))
+        return folder.resolve().name, dict(contract["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.resolve().name, {}
+
+
+def _told_apart(found: Sequence[tuple[str, str]]) -> list[str]:
+    """Names that no other has, from (name, folder)."""
     plain = [name for name, _ in found]
     names = [name if plain.count(name) == 1 else f"{name} ({place})" for name, place in found]
     return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]

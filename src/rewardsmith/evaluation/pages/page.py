@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,13 @@ from markupsafe import Markup
 
 from rewardsmith.errors import OutputError, SettingsError
 from rewardsmith.evaluation.pages import charts, examples, numbers, provenance, verdicts
+from rewardsmith.evaluation.pages.audit import audits_of
+from rewardsmith.evaluation.pages.bars import bar, points_scale, share_scale
 from rewardsmith.evaluation.pages.charts import Chart
 from rewardsmith.evaluation.pages.folders import PAIRS, REPORT, VERB, Report, evaluation_of, read_report
+from rewardsmith.evaluation.pages.numbers import PLAIN, POINTS, SHARE
 from rewardsmith.pages import environment
-from rewardsmith.pages.drawing import Bar, Bars, Scale, bar_scale, edge_label, round_ticks
+from rewardsmith.pages.drawing import Bar, Bars, bar_scale, edge_label, round_ticks
 from rewardsmith.pages.text import visible
 from rewardsmith.stats import Estimate
 from rewardsmith.storage import atomic_folder, refuse_inside, write_text
@@ -46,8 +48,8 @@ _COUNTS = {
     "collapsed": "pairs that read the same on both sides",
     "special_strings": "pairs with special-token strings in their texts (read as plain text)",
 }
-# Rows of slices that are shown before "show all".
-_FEW_SLICES = 12
+# Rows of slices that are shown before "show all"; rows of numbers of an audit's part that are not folded.
+_FEW_SLICES, _FEW_NUMBERS = 12, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def write_report(
     """Run `rewardsmith report`: draw a page from folders of results.
 
     Args:
-        runs: folders of `train` or `evaluate --out`; one of an earlier report is drawn again.
+        runs: folders of `train`, `evaluate --out` or `audit --out`; one of an earlier report is drawn again.
         out: a folder for the page with its own report.json and pairs.jsonl; needed for several runs, of a single one the page is written into it.
         overwrite: replace an earlier report in `out`. A page that stands beside its numbers is drawn again without asking.
         seed: of the bootstraps and sign flips of comparisons.
@@ -158,6 +160,7 @@ def render_report(report: Report) -> str:
         title=_title(report),
         several=len(models) > 1,
         models=models,
+        judged=[model for model in models if model["evaluation"]],
         verdicts=verdicts.verdicts(report),
         words=verdicts.WORDS,
         compared=verdicts.comparisons(report),
@@ -175,6 +178,7 @@ def render_report(report: Report) -> str:
         packed_data=Markup(packed.data) if packed else "",
         policy=_policy(style, script),
         few_slices=_FEW_SLICES,
+        few_numbers=_FEW_NUMBERS,
         plot={
             "width": charts.WIDTH,
             "height": charts.HEIGHT,
@@ -230,6 +234,7 @@ def _sections(report: Report, models: Sequence[Mapping[str, Any]], packed: examp
         "confidence": ("Confidence", some("reliability") or some("selective") or some("margins")),
         "learning": ("More data", some("learning")),
         "slices": ("Slices", some("slices")),
+        "audit": ("Audit", some("audits")),
         "counts": ("Left out and cut", some("is_counted")),
         "examples": ("Examples", packed is not None),
         "provenance": ("Provenance", True),
@@ -253,6 +258,7 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any]:
         "report": report,
         "evaluation": evaluation,
         "data": (report.get("data") or {}).get("source") if report["verb"] == "evaluate" else None,
+        "audits": audits_of(model, name),
         "over": _over_bars(evaluation),
         "parts": _part_bars(report),
         "training": charts.training_charts(report, name) or report.get("overfitting"),
@@ -267,32 +273,6 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any]:
         "is_counted": "num_pairs" in evaluation,
         "confidence_words": _confidence_words(evaluation),
     }
-
-
-def _share_bar(name: str, one: Estimate, scale: Scale, *, reference: float | None, kind: str = "") -> Bar:
-    return Bar(
-        name=name,
-        value=numbers.percent(one.value),
-        interval=numbers.share_interval(one),
-        num_pairs=one.n,
-        method=one.method,
-        low=scale(one.low),
-        high=scale(one.high),
-        middle=scale(one.value),
-        is_off=reference is None or one.low > reference or one.high < reference,
-        kind=kind,
-    )
-
-
-def _share_scale(found: Sequence[Estimate], *, reference: float | None = 0.5) -> tuple[Scale, list[tuple[float, str]]]:
-    """The narrowest scale of whole tens of percent that holds all intervals and the reference, with its ticks."""
-    bounds = [bound for one in found for bound in (one.low, one.high)] + ([] if reference is None else [reference])
-    low = max(0, math.floor(min(bounds) * 10 + 1e-9))
-    high = min(10, math.ceil(max(bounds) * 10 - 1e-9))
-    high = max(high, low + 1)
-    scale = bar_scale(low / 10, high / 10)
-    step = 1 if high - low <= 5 else 2
-    return scale, [(scale(tick / 10), f"{10 * tick} %") for tick in range(low, high + 1, step)]
 
 
 def _headline_bars(report: Report) -> Bars | None:
@@ -312,9 +292,9 @@ def _headline_bars(report: Report) -> Bars | None:
     for (key, one), names in sorted(blind.items(), key=lambda item: -item[0][1].value):
         of = "" if len(names) == num_judged else f", pairs of {', '.join(names)}"
         rows.append((f"choosing {numbers.baseline_name(key)}{of}", one, "blind"))
-    scale, ticks = _share_scale([one for _, one, _ in rows])
-    bars = [_share_bar(name, one, scale, reference=0.5, kind=kind) for name, one, kind in rows]
-    return Bars(bars, ticks, scale(0.5))
+    scale, ticks = share_scale([one for _, one, _ in rows], reference=0.5)
+    drawn = [bar(name, one, scale, SHARE, reference=0.5, kind=kind) for name, one, kind in rows]
+    return Bars(drawn, ticks, scale(0.5))
 
 
 def _over_bars(evaluation: Mapping[str, Any]) -> Bars | None:
@@ -322,24 +302,12 @@ def _over_bars(evaluation: Mapping[str, Any]) -> Bars | None:
     found = numbers.estimates(evaluation.get("over_baselines"))
     if not found:
         return None
-    furthest = max(max(abs(one.low), abs(one.high)) for one in found.values())
-    reach = max(1, math.ceil(furthest * 10 - 1e-9)) / 10
-    scale = bar_scale(-reach, reach)
+    scale, ticks = points_scale(list(found.values()))
     rows = [
-        Bar(
-            name=f"choosing {numbers.baseline_name(key)}",
-            value=f"{100 * one.value:+.1f}",
-            interval=numbers.points_interval(one),
-            num_pairs=one.n,
-            method=one.method,
-            low=scale(one.low),
-            high=scale(one.high),
-            middle=scale(one.value),
-            is_off=not one.low <= 0 <= one.high,
-        )
+        bar(f"choosing {numbers.baseline_name(key)}", one, scale, POINTS, reference=0.0)
         for key, one in sorted(found.items(), key=lambda item: item[1].value)
     ]
-    return Bars(rows, [(scale(mark), f"{100 * mark:+.0f}" if mark else "0") for mark in (-reach, 0.0, reach)], scale(0))
+    return Bars(rows, ticks, scale(0))
 
 
 def _part_bars(report: Mapping[str, Any]) -> Bars | None:
@@ -352,8 +320,8 @@ def _part_bars(report: Mapping[str, Any]) -> Bars | None:
     found = numbers.estimates(report.get("overfitting"))
     if not found:
         return None
-    scale, ticks = _share_scale(list(found.values()))
-    rows = [_share_bar(words.get(name, name), one, scale, reference=0.5) for name, one in found.items()]
+    scale, ticks = share_scale(list(found.values()), reference=0.5)
+    rows = [bar(words.get(name, name), one, scale, SHARE, reference=0.5) for name, one in found.items()]
     return Bars(rows, ticks, scale(0.5))
 
 
@@ -377,9 +345,14 @@ def _training_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def _evaluations(report: Report) -> list[Mapping[str, Any]]:
+    """Of the models that were judged on pairs."""
+    return [found for model in report.models if (found := evaluation_of(model["report"]))]
+
+
 def _metrics(report: Report) -> list[dict[str, Any]]:
     """Rows of the table of numbers, a cell a model."""
-    evaluations = [evaluation_of(model["report"]) for model in report.models]
+    evaluations = _evaluations(report)
     rows = []
     for key, name, nothing, share in _METRICS:
         rows.append((name, nothing, share, [numbers.estimate(one.get(key)) for one in evaluations]))
@@ -397,9 +370,8 @@ def _metrics(report: Report) -> list[dict[str, Any]]:
 def _cell(one: Estimate | None, share: bool) -> dict[str, Any] | None:
     if one is None:
         return None
-    value = numbers.percent(one.value) if share else f"{one.value:.3f}"
-    interval = numbers.share_interval(one) if share else numbers.plain_interval(one)
-    return {"value": value, "interval": interval, "n": one.n, "method": one.method}
+    form = SHARE if share else PLAIN
+    return {"value": form.value(one), "interval": form.interval(one), "n": one.n, "method": one.method}
 
 
 def _confidence_words(evaluation: Mapping[str, Any]) -> list[str]:
@@ -445,7 +417,7 @@ def _slices(evaluation: Mapping[str, Any]) -> Slices | None:
             SliceRow(
                 column=str(one["column"]),
                 value=str(one["value"]),
-                bar=_share_bar("", accuracy, scale, reference=overall.value if overall else None),
+                bar=bar("", accuracy, scale, SHARE, reference=overall.value if overall else None),
                 difference=f"{100 * difference.value:+.1f}" if difference else "",
                 difference_interval=numbers.points_interval(difference) if difference else "",
                 p_value=numbers.p_value(one.get("p_adjusted")) if is_tested else "",
@@ -463,14 +435,14 @@ def _slices(evaluation: Mapping[str, Any]) -> Slices | None:
 
 def _counts(report: Report) -> list[dict[str, Any]]:
     """Rows of the table of counts, a cell a model."""
-    evaluations = [evaluation_of(model["report"]) for model in report.models]
+    evaluations = _evaluations(report)
     rows = []
     for key, name in _COUNTS.items():
         if any(key in one for one in evaluations):
             rows.append({"name": name, "cells": [_count(one, key) for one in evaluations]})
     reasons = sorted({reason for one in evaluations for reason in one.get("dropped") or {}})
     for reason in reasons:
-        cells = [f"{(one.get('dropped') or {}).get(reason, 0):,}" if one else "" for one in evaluations]
+        cells = [f"{(one.get('dropped') or {}).get(reason, 0):,}" for one in evaluations]
         rows.append({"name": f"dropped: {reason.replace('_', ' ')}", "cells": cells})
     return rows
 
@@ -488,28 +460,14 @@ def _comparison(one: Mapping[str, Any]) -> dict[str, Any]:
     assert difference is not None
     slices = [part for part in one.get("slices") or () if part.get("flagged")]
     discordant = one.get("discordant") or {}
-    reach = max(1, math.ceil(max(abs(difference.low), abs(difference.high)) * 10 - 1e-9)) / 10
-    scale = bar_scale(-reach, reach)
-    bar = Bar(
-        name=f"{one['model_a']} minus {one['model_b']}",
-        value=f"{100 * difference.value:+.1f}",
-        interval=numbers.points_interval(difference),
-        num_pairs=difference.n,
-        method=difference.method,
-        low=scale(difference.low),
-        high=scale(difference.high),
-        middle=scale(difference.value),
-        is_off=not difference.low <= 0 <= difference.high,
-        kind="model",
-    )
+    scale, ticks = points_scale([difference])
+    name = f"{one['model_a']} minus {one['model_b']}"
     return {
         "a": one["model_a"],
         "b": one["model_b"],
         "num_pairs": one["num_pairs"],
         "num_prompts": one["num_prompts"],
-        "bars": Bars(
-            [bar], [(scale(mark), f"{100 * mark:+.0f}" if mark else "0") for mark in (-reach, 0.0, reach)], scale(0)
-        ),
+        "bars": Bars([bar(name, difference, scale, POINTS, reference=0.0, kind="model")], ticks, scale(0)),
         "p_value": numbers.equal(one["p_value"]),
         "test": one["test"],
         "only_a": discordant.get("only_a"),
@@ -559,7 +517,7 @@ def _benchmark(model: Mapping[str, Any]) -> dict[str, Any]:
                 "name": name,
                 "is_headline": name == key,
                 "published": _number(published.get(name)),
-                "bar": _plain_bar(name, honest[name], scale, chance.get(name)) if name in honest else None,
+                "bar": bar(name, honest[name], scale, PLAIN, reference=chance.get(name)) if name in honest else None,
                 "chance": _number(chance.get(name)),
                 "chance_at": scale(chance[name]) if isinstance(chance.get(name), int | float) else None,
             }
@@ -567,20 +525,6 @@ def _benchmark(model: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "notes": _benchmark_notes(benchmark),
     }
-
-
-def _plain_bar(name: str, one: Estimate, scale: Scale, reference: float | None) -> Bar:
-    return Bar(
-        name=name,
-        value=f"{one.value:.3f}",
-        interval=numbers.plain_interval(one),
-        num_pairs=one.n,
-        method=one.method,
-        low=scale(one.low),
-        high=scale(one.high),
-        middle=scale(one.value),
-        is_off=reference is None or one.low > reference or one.high < reference,
-    )
 
 
 def _benchmark_notes(benchmark: Mapping[str, Any]) -> list[str]:

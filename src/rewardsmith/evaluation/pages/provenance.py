@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewardsmith.evaluation.pages.folders import Report, evaluation_of
+from rewardsmith.evaluation.pages.folders import AUDIT, Report, evaluation_of
 
 Rows = list[tuple[str, str]]
 
@@ -23,8 +23,14 @@ class Origin:
 
 
 def provenance(report: Report) -> list[Origin]:
-    """One origin a model."""
-    return [_origin(model) for model in report.models]
+    """One origin a model, and one an audit."""
+    found = []
+    for model in report.models:
+        if model["report"]["verb"] != AUDIT:
+            found.append(_origin(model))
+        for audit in model.get("audits") or ():
+            found.append(_origin(audit | {"name": f"{model['name']}, audited on {audit['name']}"}))
+    return found
 
 
 def _origin(model: Mapping[str, Any]) -> Origin:
@@ -92,7 +98,7 @@ def _data(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterable[tu
     """The sources with their fingerprints."""
     parts = manifest.get("data") or {}
     if isinstance(report.get("data"), Mapping):
-        parts = {"judged on": report["data"]}
+        parts = {"audited on" if report["verb"] == AUDIT else "judged on": report["data"]}
     for name, facts in parts.items():
         if not isinstance(facts, Mapping):
             continue

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rewardsmith.evaluation.pages.folders import Report, evaluation_of
+from rewardsmith.evaluation.pages.folders import AUDIT, Report, evaluation_of
 from rewardsmith.evaluation.pages.numbers import (
+    LONGEST_TEXT,
     baseline_name,
     best_baseline,
     equal,
     estimate,
     estimates,
+    mapping,
     percent,
     points,
     points_interval,
     share,
 )
+from rewardsmith.evaluation.pages.probes import LEAST_EFFECT
+from rewardsmith.pages.text import clipped
 from rewardsmith.significance import LEVEL
 
 Tone = Literal["good", "unclear", "bad", "plain"]
@@ -46,7 +50,10 @@ class Verdict:
 
 def verdicts(report: Report) -> list[Verdict]:
     """One verdict a model."""
-    return [Verdict(model["name"], _headline(model["report"]), _sentences(model["report"])) for model in report.models]
+    return [
+        Verdict(model["name"], _headline(model), [*_sentences(model["report"]), *_audits(model)])
+        for model in report.models
+    ]
 
 
 def comparisons(report: Report) -> list[tuple[Sentence, str]]:
@@ -74,8 +81,10 @@ def _compared(one: Mapping[str, Any]) -> tuple[Sentence, str]:
     return Sentence("good", "comparison", said), f"{text}."
 
 
-def _headline(report: Mapping[str, Any]) -> Sentence:
-    evaluation = evaluation_of(report)
+def _headline(model: Mapping[str, Any]) -> Sentence:
+    if model["report"]["verb"] == AUDIT:
+        return _audit_headline(model["audits"])
+    evaluation = evaluation_of(model["report"])
     accuracy = estimate(evaluation.get("accuracy"))
     if accuracy is None:
         return _benchmark_headline(evaluation)
@@ -106,6 +115,83 @@ def _benchmark_headline(evaluation: Mapping[str, Any]) -> Sentence:
     return Sentence(
         "plain", "benchmark", f"{benchmark['name']}, {headline.get('name', 'score')}: {headline['value']:.3f}."
     )
+
+
+def _audit_headline(audits: Sequence[Mapping[str, Any]]) -> Sentence:
+    """Of a model of which there are only audits: that of the most flagged probes."""
+    found = [mapping(audit["report"].get("verdict")) for audit in audits]
+    worst = max(found, key=lambda verdict: len(verdict.get("flagged") or ()))
+    if worst.get("num_probes") is None:
+        return Sentence("plain", "audit", "Audited; no verdict is stored.")
+    flagged, num_probes = len(worst.get("flagged") or ()), worst["num_probes"]
+    if not flagged:
+        text = f"None of {num_probes:,} probes was flagged; smaller effects could have been missed."
+        return Sentence("unclear", "audit", text)
+    largest = mapping(worst.get("largest")).get("effect_sd")
+    by = f": the largest moves the score by {abs(largest):.2f} sd" if isinstance(largest, int | float) else ""
+    return Sentence("bad", "audit", f"{flagged:,} of {num_probes:,} probes flagged{by}.")
+
+
+def _audits(model: Mapping[str, Any]) -> list[Sentence]:
+    """Of each audit what was flagged, whether limits were kept, and what changed."""
+    audits = model.get("audits") or ()
+    found = []
+    for audit in audits:
+        on = f"On {audit['name']}: " if len(audits) > 1 else ""
+        for one in (_probes(audit["report"]), _limits(audit["report"]), _changes(audit["report"])):
+            if one is not None:
+                found.append(Sentence(one.tone, one.subject, clipped(f"{on}{one.text}", LONGEST_TEXT)))
+    return found
+
+
+def _probes(audit: Mapping[str, Any]) -> Sentence | None:
+    verdict = mapping(audit.get("verdict"))
+    num_probes = verdict.get("num_probes")
+    if num_probes is None:
+        return None
+    flagged = verdict.get("flagged") or ()
+    if not flagged:
+        return Sentence("unclear", "Audit", verdict.get("text") or f"None of {num_probes:,} probes was flagged.")
+    name = mapping(verdict.get("largest")).get("name", flagged[0])
+    readings = {one.get("name"): one.get("reading") for one in audit.get("probes") or ()}
+    reading = readings.get(name) or name
+    are = "is" if len(flagged) == 1 else "are"
+    text = (
+        f"{len(flagged):,} of {num_probes:,} probes {are} flagged: an effect of at least {LEAST_EFFECT} sd, beyond what looking at so many explains. "
+        f"The largest: {reading}."
+    )
+    return Sentence("bad", "Audit", text)
+
+
+def _limits(audit: Mapping[str, Any]) -> Sentence | None:
+    limits = mapping(audit.get("verdict")).get("limits")
+    if not limits:
+        return None
+    over = [one for one in limits if not one.get("ok")]
+    if not over:
+        return Sentence("good", "Limits", f"Probes with a limit, all within it: {len(limits):,}.")
+    named = "; ".join(_limit(one) for one in over[:_NAMED_SLICES])
+    more = f"; and {len(over) - _NAMED_SLICES:,} more" if len(over) > _NAMED_SLICES else ""
+    are = "is" if len(over) == 1 else "are"
+    return Sentence(
+        "bad", "Limits", f"{len(over):,} of {len(limits):,} probes with a limit {are} over it: {named}{more}."
+    )
+
+
+def _limit(one: Mapping[str, Any]) -> str:
+    effect = one.get("effect_sd")
+    found = f"{effect:+.2f} sd" if isinstance(effect, int | float) else "not measured"
+    return f"{one.get('probe')} ({found}, limit {one.get('limit_sd')} sd)"
+
+
+def _changes(audit: Mapping[str, Any]) -> Sentence | None:
+    changes = mapping(audit.get("changes"))
+    if not changes.get("text"):
+        return None
+    worse, better = (
+        any(changes.get(key) for key in keys) for keys in (("newly_flagged", "grown"), ("no_longer_flagged", "shrunk"))
+    )
+    return Sentence("bad" if worse else "good" if better else "plain", "Changes", str(changes["text"]))
 
 
 def _sentences(report: Mapping[str, Any]) -> list[Sentence]:
