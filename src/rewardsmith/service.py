@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from rewardsmith.config import ScoringSettings, ServeSettings
-from rewardsmith.errors import MissingExtraError, SettingsError
+from rewardsmith.data.schema import Pair
+from rewardsmith.errors import ContractError, MissingExtraError, SettingsError
 from rewardsmith.model.published import Published, publish
 from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.scores import DomainDetector, DomainFlag, Features
 
 try:
     from rewardsmith.serving.guard import read_keys
@@ -63,19 +67,74 @@ def serve(
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     keys = read_keys(settings)
-    models = []
+    models: list[ServedModel] = []
     for name, source in sources.items():
         model = RewardModel.load(source, scoring)
-        models.append(served(name, publish(model, source), settings))
+        published = publish(model, source)
+        domain = None if settings.domain is None else domain_detector(settings.domain, published, source, scoring)
+        models.append(served(name, published, settings, domain=domain))
         render, golden = model.contract.render, models[-1].golden
         to_check = f"{len(golden.inputs)} golden scores" if golden else "no golden scores to check"
         line = f"{name}: {model.precision}, encoding {render.encoding}, max_length {render.max_length}, {to_check}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if domain is not None:
+            line = f"{name}: /v1/score says how far texts lie from the reference of {Path(str(settings.domain)).name}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if settings.domain is not None and not any(model.domain for model in models):
+        raise ContractError(
+            "a domain detector of a served model", "one of another model", "Save one with the audit of this model."
+        )
     console.print(f"{len(keys)} keys let in" if keys else "no key is asked for", highlight=False)
     Server(models, settings, keys, on_started=on_started).serve_until_stopped()
 
 
-def served(name: str, published: Published, settings: ServeSettings) -> ServedModel:
+class _InTurn:
+    """A detector that several threads may ask: one after the other, for its model would else fight with itself for the cores."""
+
+    def __init__(self, detector: DomainDetector) -> None:
+        self._detector, self._lock = detector, threading.Lock()
+
+    def flags(self, pairs: Sequence[Pair]) -> list[DomainFlag]:
+        """See `DomainDetector`."""
+        with self._lock:
+            return self._detector.flags(pairs)
+
+
+class _OtherModel(Exception):
+    """The detector reads the features of another model than this one."""
+
+
+def domain_detector(folder: str, published: Published, source: str, scoring: ScoringSettings) -> DomainDetector | None:
+    """The saved detector for one of the served models; None where it belongs to another model.
+
+    Args:
+        folder: that `audit --against` has saved.
+        published: the model.
+        source: where the model came from.
+        scoring: device and precision.
+
+    Raises:
+        ContractError: if the folder holds no detector.
+        ModelError: if the model has no features, as an exported one.
+    """
+    from rewardsmith.auditing.outliers import load_detector
+    from rewardsmith.model.features import FrozenEncoder
+
+    def features_of(made_by: Mapping[str, Any]) -> Features:
+        if "encoder" not in made_by and dict(made_by["files"]) != dict(published.model.contract.files):
+            raise _OtherModel
+        encoder = made_by.get("encoder", source)
+        return FrozenEncoder(encoder, max_length=int(made_by["max_length"]), settings=scoring)
+
+    try:
+        return _InTurn(load_detector(Path(folder), features_of))
+    except _OtherModel:
+        return None
+
+
+def served(
+    name: str, published: Published, settings: ServeSettings, *, domain: DomainDetector | None = None
+) -> ServedModel:
     """A checked model as the server takes it."""
     model, contract = published.model, published.model.contract
     golden = Golden(published.inputs, published.scores, published.tolerance) if published.inputs else None
@@ -89,4 +148,5 @@ def served(name: str, published: Published, settings: ServeSettings) -> ServedMo
         centre=contract.normaliser.mean if contract.normaliser else 0.0,
         contract=published.contract,
         golden=golden,
+        domain=domain,
     )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from rewardsmith.config import ServeSettings
+from rewardsmith.config import ScoringSettings, ServeSettings
 from rewardsmith.errors import LengthError
+from rewardsmith.scores import DomainFlag
 from rewardsmith.serving.app import create_app
 from rewardsmith.serving.served import Golden
 from tests.serving.conftest import MAX_LENGTH, Reader, served, told, wait_until_ready
@@ -386,3 +387,110 @@ def test_paths_that_are_not_there_are_told_in_our_words(inside, method, path, st
     response = inside().request(method, path)
     kinds = {404: "NotFound", 405: "MethodNotAllowed"}
     assert response.status_code == status and response.json()["error"]["type"] == kinds[status]
+
+
+# How far texts lie from a reference
+
+
+@dataclass
+class LongAnswersAreOutside:
+    """A detector to which an answer of more than ten characters is odd; keeps what it was asked."""
+
+    asked: list = field(default_factory=list)
+
+    def flags(self, pairs):
+        self.asked += pairs
+        return [DomainFlag(len(a) / 10, 0.01 if len(a) > 10 else 0.5, len(a) > 10, "answers") for _, a in pairs]
+
+
+def test_a_server_with_a_detector_flags_each_text_and_one_without_says_nothing(inside):
+    detector = LongAnswersAreOutside()
+    body = {
+        "inputs": [*inputs("answer 3"), {"prompt": [{"role": "user", "content": "q"}], "answer": "a long answer 4"}]
+    }
+    results = inside(served(Reader(), domain=detector)).post("/v1/score", json=body).json()["results"]
+    assert [result["domain"] for result in results] == [
+        {"distance": 0.8, "p_value": 0.5, "outside": False, "part": "answers"},
+        {"distance": 1.5, "p_value": 0.01, "outside": True, "part": "answers"},
+    ]
+    assert [result["score"] for result in results] == [3, 4]
+    # The detector reads what the model reads.
+    assert detector.asked == [("p", "answer 3"), ([{"role": "user", "content": "q"}], "a long answer 4")]
+    plain = inside().post("/v1/score", json=body).json()["results"]
+    assert all("domain" not in result for result in plain)
+
+
+def test_a_detector_is_asked_by_no_other_route(inside):
+    detector = LongAnswersAreOutside()
+    client = inside(served(Reader(), domain=detector))
+    assert client.post("/v1/compare", json={"prompt": "p", "answer_a": "1", "answer_b": "2"}).status_code == 200
+    assert client.post("/v1/rank", json={"prompt": "p", "answers": ["1", "2"]}).status_code == 200
+    assert client.post("/score", json={"text_1": "p", "text_2": "1"}).status_code == 200
+    assert detector.asked == [] and client.get("/ready").status_code == 200
+
+
+def kitchen_rows(count, seed):
+    """Prompts and answers of one small vocabulary."""
+    from rewardsmith.data.schema import Single
+
+    rng, words = np.random.default_rng(seed), "stir the soup add salt bake bread slowly onion golden".split()
+    texts = [[" ".join(rng.choice(words, size=6)) for _ in range(2)] for _ in range(count)]
+    return [Single(str(i), prompt, answer) for i, (prompt, answer) in enumerate(texts)]
+
+
+@pytest.mark.parametrize("kind", ["tf-idf", "features"])
+def test_a_saved_detector_is_served_with_the_model_that_it_belongs_to(tiny_rm, tmp_path, inside, kind):
+    """Both kinds: features of the served model itself, and those that need no model."""
+    from rewardsmith import service
+    from rewardsmith.auditing.shift import measure_shift
+    from rewardsmith.model.features import FrozenEncoder
+    from rewardsmith.model.published import publish
+    from rewardsmith.model.reward_model import RewardModel
+
+    scoring = ScoringSettings(device="cpu")
+    folders = {"own": str(tiny_rm("bert")), "other": str(tiny_rm("bert", pooling="mean"))}
+    published = {name: publish(RewardModel.load(folder, scoring), folder) for name, folder in folders.items()}
+    features, made_by = None, None
+    if kind == "features":
+        features = FrozenEncoder(folders["own"], max_length=32, settings=scoring)
+        made_by = {"name": "own", "files": dict(published["own"].model.contract.files), "max_length": 32}
+    found = measure_shift(kitchen_rows(80, 0), kitchen_rows(30, 1), features=features, made_by=made_by)
+    found.save_detector(tmp_path / "domain")
+    settings = ServeSettings(domain=str(tmp_path / "domain"))
+    detectors = {
+        name: service.domain_detector(settings.domain, published[name], folder, scoring)
+        for name, folder in folders.items()
+    }
+    assert (detectors["other"] is None) == (kind == "features")  # of another model the features mean nothing
+    client = inside(service.served("own", published["own"], settings, domain=detectors["own"]))
+    usual, odd = found.new.answers[0], ("x", "!? " * 60)
+    body = {"inputs": [{"prompt": prompt, "answer": answer} for prompt, answer in (usual, odd)]}
+    results = client.post("/v1/score", json=body).json()["results"]
+    flags = found.detector.flags([usual, odd])
+    for result, flag in zip(results, flags, strict=True):
+        assert result["domain"]["distance"] == pytest.approx(flag.distance, rel=1e-3)
+        assert result["domain"]["p_value"] == pytest.approx(flag.p_value, abs=0.03)
+    assert results[1]["domain"]["outside"] and results[1]["domain"]["distance"] > results[0]["domain"]["distance"]
+
+
+def test_a_detector_of_none_of_the_served_models_stops_the_server_before_it_listens(tiny_rm, tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from rewardsmith import service
+    from rewardsmith.auditing.shift import measure_shift
+    from rewardsmith.errors import ContractError
+    from tests.auditing.test_outliers import Lengths
+
+    made_by = {"name": "elsewhere", "files": {"model.safetensors": "0" * 64}, "max_length": 32}
+    found = measure_shift(kitchen_rows(80, 0), kitchen_rows(30, 1), features=Lengths(), made_by=made_by)
+    found.save_detector(tmp_path / "domain")
+    monkeypatch.setattr(service, "Server", lambda *arguments, **more: pytest.fail("it listens"))
+    for place in (tmp_path / "domain", tmp_path / "nowhere"):
+        with pytest.raises(ContractError, match="detector"):
+            service.serve(
+                {"m": str(tiny_rm("bert"))},
+                ServeSettings(domain=str(place)),
+                ScoringSettings(device="cpu"),
+                console=Console(quiet=True),
+                on_started=lambda _: None,
+            )

@@ -23,6 +23,15 @@ class Flags(TypedDict):
     digest: str
 
 
+class Domain(TypedDict):
+    """How far a text lies from the reference of the server's detector; `part` is that of prompts and answers which lies farther out."""
+
+    distance: float
+    p_value: float
+    outside: bool
+    part: str
+
+
 class _Result(TypedDict):
     score: float
     tokens: int
@@ -30,10 +39,11 @@ class _Result(TypedDict):
 
 
 class Result(_Result, total=False):
-    """The score of one answer, raw; `probability` and `flags` where they were asked for."""
+    """The score of one answer, raw; `probability` and `flags` where they were asked for, `domain` where the server has a detector."""
 
     probability: float
     flags: Flags
+    domain: Domain
 
 
 class ScoreAnswer(TypedDict):
@@ -104,6 +114,9 @@ class Score(_Own):
     def answer(self, model: ServedModel, table: ScoreTable) -> ScoreAnswer:
         """One result an input, in their order."""
         probabilities = model.squashed(table)
+        domain = (
+            model.domain.flags([(as_prompt(one.prompt), one.answer) for one in self.inputs_]) if model.domain else []
+        )
         results: list[Result] = []
         for i, one in enumerate(self.inputs_):
             result = Result(
@@ -118,6 +131,11 @@ class Score(_Own):
                     special_strings=int(table.special_strings[i]),
                     empty_answer=not one.answer.strip(),
                     digest=f"{int(table.digest[i]):016x}",
+                )
+            if model.domain:
+                flag = domain[i]
+                result["domain"] = Domain(
+                    distance=flag.distance, p_value=flag.p_value, outside=flag.outside, part=flag.part
                 )
             results.append(result)
         return ScoreAnswer(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from rewardsmith.data.schema import Pair
-from rewardsmith.scores import Scores, ScoreTable, TextScorer
+from rewardsmith.scores import DomainDetector, Scores, ScoreTable, TextScorer
 from rewardsmith.stats import Floats
 
 
@@ -48,6 +48,7 @@ class ServedModel:
         centre: the mean score of the data that the scores were normalised on; 0 where there is none.
         contract: what GET /v1/model publishes of the folder.
         golden: None where the folder has no golden scores.
+        domain: says of each text how far it lies from a reference; None where nobody asked for it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ServedModel:
     centre: float = 0.0
     contract: Mapping[str, Any] = field(default_factory=dict)
     golden: Golden | None = None
+    domain: DomainDetector | None = None
 
     def probability(self, margins: Floats | Scores) -> Floats:
         """sigmoid(margin / T): how probably the first of two answers is the better one; T is 1 where none was fitted."""

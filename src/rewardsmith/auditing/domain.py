@@ -1,0 +1,197 @@
+"""The texts of a data set as a domain: its distinct prompts, its answers and its pairs, drawn by prompt up to a cap that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import orjson
+
+from rewardsmith.data import formats, io
+from rewardsmith.data.faults import EMPTY, content_fault
+from rewardsmith.data.pairing import preferences_of
+from rewardsmith.data.schema import Group, Pair, Preference, Prompt, Row, RowReader, Single, prompt_key
+from rewardsmith.errors import DataError, RowError
+
+Text: TypeAlias = Row | Prompt
+"""A row of data, or a prompt that nobody has answered."""
+
+Drawn = TypeVar("Drawn")
+
+MAX_TEXTS = 2000
+"""Prompts, and answers, of one side; half as many pairs."""
+_ANSWERED = ("chosen", "rejected", "ranked", "answers", "candidates", "answer")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What is read of one side.
+
+    Args:
+        prompts: distinct ones, in a random order.
+        answers: distinct (prompt, answer) that are not empty, of these prompts.
+        pairs: two answers to one of these prompts, none empty.
+        labelled: of each pair, whether its chosen answer is known to be the better one.
+        num_prompts: distinct ones before the cap.
+        num_answers: before the cap.
+        num_pairs: before the cap.
+        num_empty: empty answers and pairs with one, which are left out.
+        keys: of all prompts, before the cap.
+    """
+
+    prompts: tuple[Prompt, ...]
+    answers: tuple[Pair, ...]
+    pairs: tuple[Preference, ...]
+    labelled: tuple[bool, ...]
+    num_prompts: int
+    num_answers: int
+    num_pairs: int
+    num_empty: int
+    keys: frozenset[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts of what was read, and of what there is."""
+        return {
+            "num_prompts": len(self.prompts),
+            "num_answers": len(self.answers),
+            "num_pairs": len(self.pairs),
+            "num_labelled": sum(self.labelled),
+            "of": {"num_prompts": self.num_prompts, "num_answers": self.num_answers, "num_pairs": self.num_pairs},
+            "num_empty": self.num_empty,
+        }
+
+
+def domain_of(rows: Iterable[Text], *, max_texts: int = MAX_TEXTS, seed: int = 0) -> Domain:
+    """Prompts, answers and pairs of rows of any kind.
+
+    Above a cap prompts are drawn at random, and of these one pair each before any has two: pairs of one prompt say less than pairs of two. The answers of the drawn
+    pairs are taken first. An ordered group gives all its pairs; of unordered candidates neighbours make pairs without a label. Labelled ties have no better answer.
+
+    Args:
+        rows: pairs, groups, single answers, or bare prompts.
+        max_texts: prompts and answers that are kept, and twice the pairs.
+        seed: of the draw.
+
+    Raises:
+        DataError: if there is no row.
+    """
+    prompts: dict[str, Prompt] = {}
+    answers: dict[str, dict[str, Pair]] = {}
+    pairs: dict[str, list[tuple[Preference, bool]]] = {}
+    num_empty = 0
+    for row in rows:
+        for prompt in _prompts_of(row):
+            prompts.setdefault(prompt_key(prompt), prompt)
+        for prompt, answer in _answers_of(row):
+            if answer.strip():
+                answers.setdefault(prompt_key(prompt), {}).setdefault(answer, (prompt, answer))
+            else:
+                num_empty += 1
+        for pair, is_labelled in _pairs_of(row):
+            if content_fault(pair) == EMPTY:
+                num_empty += 1
+            else:
+                pairs.setdefault(prompt_key(pair.prompt), []).append((pair, is_labelled))
+    if not prompts:
+        raise DataError("at least one row", "none", "Check the file.")
+    known = list(prompts)
+    rng = np.random.default_rng(seed)
+    keys = [known[i] for i in rng.permutation(len(known))[:max_texts]]
+    judged = _spread([pairs.get(key, []) for key in keys], max_texts // 2, rng)
+    of_pairs = {(prompt_key(prompt), a) for pair, _ in judged for prompt, a in (pair.chosen_pair, pair.rejected_pair)}
+    given = {key: answers.get(key, {}) for key in keys}
+    num_taken = sum((key, answer) in of_pairs for key, own in given.items() for answer in own)
+    others = [[pair for answer, pair in own.items() if (key, answer) not in of_pairs] for key, own in given.items()]
+    taken = of_pairs | {(prompt_key(prompt), a) for prompt, a in _spread(others, max_texts - num_taken, rng)}
+    return Domain(
+        prompts=tuple(prompts[key] for key in keys),
+        answers=tuple(pair for key, own in given.items() for a, pair in own.items() if (key, a) in taken),
+        pairs=tuple(pair for pair, _ in judged),
+        labelled=tuple(is_labelled for _, is_labelled in judged),
+        num_prompts=len(prompts),
+        num_answers=sum(map(len, answers.values())),
+        num_pairs=sum(map(len, pairs.values())),
+        num_empty=num_empty,
+        keys=frozenset(prompts),
+    )
+
+
+def read_texts(source: str, *, skip_bad: bool = False) -> list[Text]:
+    """The rows of a source, `{"prompt"}` alone included, which no other reader takes.
+
+    Raises:
+        RowError: at the first malformed row, unless `skip_bad` leaves it out.
+        DataError: if no row is left.
+    """
+    found: list[Text] = []
+    for row in _rows_of(source):
+        if not isinstance(row, RowError):
+            found.append(row)
+        elif not skip_bad:
+            raise row
+    if not found:
+        raise DataError(f"at least one row in {io.source_name(source)}", "none", "Check the file.")
+    return found
+
+
+def _rows_of(source: str) -> Iterator[Text | RowError]:
+    for chunk in io.chunks(source):
+        rest = [(where, raw) for where, raw in chunk.rows if not _is_prompt(raw)]
+        if len(rest) < len(chunk.rows):
+            for where, raw in chunk.rows:
+                if _is_prompt(raw):
+                    try:
+                        yield RowReader(where).prompt(orjson.loads(raw) if isinstance(raw, bytes) else raw)
+                    except RowError as error:
+                        yield error
+        for _, row in io.parse(io.Chunk(chunk.start, rest)):
+            yield row
+
+
+def _is_prompt(raw: Any) -> bool:
+    """Whether a raw row has a prompt and nothing that answers it."""
+    if isinstance(raw, bytes):
+        try:
+            raw = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            return False
+    if not isinstance(raw, dict) or raw.get("prompt") is None:
+        return False
+    return formats.detect(raw) is formats.NATIVE and all(raw.get(name) is None for name in _ANSWERED)
+
+
+def _prompts_of(row: Text) -> list[Prompt]:
+    if isinstance(row, Preference):
+        return [row.prompt, *([] if row.rejected_prompt is None else [row.rejected_prompt])]
+    return [row.prompt if isinstance(row, Group | Single) else row]
+
+
+def _answers_of(row: Text) -> list[Pair]:
+    match row:
+        case Preference():
+            return [row.chosen_pair, row.rejected_pair]
+        case Group():
+            return [(row.prompt, answer) for answer in row.answers]
+        case Single():
+            return [(row.prompt, row.answer)]
+    return []
+
+
+def _pairs_of(row: Text) -> list[tuple[Preference, bool]]:
+    match row:
+        case Preference():
+            return [(row, not row.tie)]
+        case Group(order="none"):
+            sides = zip(row.answers[::2], row.answers[1::2], strict=False)
+            return [(Preference(f"{row.id}#{i}", row.prompt, *two), False) for i, two in enumerate(sides)]
+        case Group():
+            return [(pair, True) for pair in preferences_of(row)]
+    return []
+
+
+def _spread(lists: Sequence[Sequence[Drawn]], most: int, rng: np.random.Generator) -> list[Drawn]:
+    """At most so many of all, from as many lists as there can be: one of each, then a second one of each, ..., drawn at random within a list; in the order of the lists."""
+    places = [(int(turn), k, int(i)) for k, one in enumerate(lists) for turn, i in enumerate(rng.permutation(len(one)))]
+    return [lists[k][i] for _, k, i in sorted(sorted(places)[:most], key=lambda place: place[1:])]
