@@ -107,3 +107,82 @@ def accuracy_bars(estimates: Mapping[str, Mapping[str, Any]], title: str, path: 
     axes.set_title(title)
     axes.grid(axis="x", alpha=0.2)
     _save(figure, path)
+
+
+_CONTROL_LINES = ((0, (1, 1)), (0, (4, 2)), (0, (4, 2, 1, 2)), (0, (8, 2)))
+_PANELS_A_ROW = 3
+
+
+def over_optimisation_curves(section: Mapping[str, Any], path: Path) -> None:
+    """Best-of-n on the axis of KL: one panel for each proxy and ensemble with its own score, gold and the fit to it; gold itself and the controls in every panel.
+
+    Args:
+        section: `over_optimisation` of an audit's document.
+        path: of the PNG.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    selectors = section["selectors"]
+    shown = [one for one in selectors if one["role"] in ("proxy", "ensemble")]
+    beside = [one for one in selectors if one["role"] in ("gold", "control")]
+    columns = min(_PANELS_A_ROW, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _figure(4.2 * columns + 0.6, 3.6 * rows + 0.9)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes, one in zip(panels, shown, strict=False):
+        points = one["curve"]
+        kl = [point["kl"] for point in points]
+        _band(axes, kl, [point["proxy"] for point in points], "tab:orange", "its own score", dashed=True)
+        _band(axes, kl, [point["gold"] for point in points], "tab:blue", "gold")
+        fit = one["fit"]["gold"]
+        if fit is not None:
+            a, b = fit["a"]["value"], fit["b"]["value"]
+            fitted = [x**0.5 * (a - b * x**0.5) for x in kl]
+            axes.plot(kl, fitted, color="tab:blue", linewidth=0.8, linestyle=":", label="d (a - b d), fitted to gold")
+        at = [point["n"] for point in points].index(one["n_star"]["value"])
+        axes.plot([kl[at]], [points[at]["gold"]["value"]], "v", color="tab:blue", label="n*")
+        lines = iter(_CONTROL_LINES)
+        for other in beside:
+            gold = [point["gold"]["value"] for point in other["curve"]]
+            is_gold = other["role"] == "gold"
+            axes.plot(
+                kl,
+                gold,
+                color="black" if is_gold else "grey",
+                linewidth=0.8,
+                linestyle="-" if is_gold else next(lines),
+                label="gold selecting by itself" if is_gold else f"control: {other['name']}",
+            )
+        axes.set_title(_plain(one["name"]) + (" (over-optimised)" if one["over_optimised"] else ""), fontsize=10)
+        axes.set_xlabel("KL of best-of-n, nats")
+        axes.grid(alpha=0.2)
+        top = axes.secondary_xaxis("top")
+        powers = [point for point in points if point["n"] & (point["n"] - 1) == 0]
+        top.set_xticks([point["kl"] for point in powers], [str(point["n"]) for point in powers], fontsize=7)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    panels[0].set_ylabel("gain over n = 1, sd within prompts")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    _save(figure, path)
+
+
+def _band(
+    axes: Any,
+    at: Sequence[float],
+    estimates: Sequence[Mapping[str, Any]],
+    color: str,
+    label: str,
+    *,
+    dashed: bool = False,
+) -> None:
+    """A line with its intervals."""
+    axes.fill_between(at, [one["low"] for one in estimates], [one["high"] for one in estimates], color=color, alpha=0.2)
+    values = [one["value"] for one in estimates]
+    axes.plot(at, values, color=color, linestyle="--" if dashed else "-", label=label)
+
+
+def _plain(text: str) -> str:
+    """A name that matplotlib does not read as a formula."""
+    return text.replace("$", r"\$")
