@@ -34,6 +34,11 @@ PAGES = (
     "docs/learning_curve.md",
     "docs/public_benchmarks.md",
     "docs/report.md",
+    "docs/audit.md",
+    "docs/attack_search.md",
+    "docs/over_optimisation.md",
+    "docs/prompt_use.md",
+    "docs/shift.md",
 )
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

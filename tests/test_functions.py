@@ -42,7 +42,9 @@ def test_scorers_stay_as_they_are_and_functions_become_scorers():
 
 def test_a_file_and_a_name_are_a_model(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("import math\n\ndef half(x):\n    return math.ceil(x / 2)\n\ndef score(prompt, answer):\n    return half(2 * len(answer))\n")
+    file.write_text(
+        "import math\n\ndef half(x):\n    return math.ceil(x / 2)\n\ndef score(prompt, answer):\n    return half(2 * len(answer))\n"
+    )
     scorer, files = load_function(f"{file}:score")
     assert scorer.score([("a", "bcd")]).tolist() == [3.0]
     assert list(files) == ["mine.py"]

@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rewardsmith.audits import audit
     from rewardsmith.config import LintSettings, TrainSettings
     from rewardsmith.data.schema import Preference
     from rewardsmith.errors import RewardsmithError
@@ -32,6 +33,7 @@ _HOMES = {
     "ScoreTable": "scores",
     "Scorer": "scores",
     "TrainSettings": "config",
+    "audit": "audits",
     "evaluate": "evaluation.pairwise",
     "lint": "linting.doctor",
     "read_pairs": "runs",
@@ -47,6 +49,7 @@ __all__ = [
     "ScoreTable",
     "Scorer",
     "TrainSettings",
+    "audit",
     "evaluate",
     "lint",
     "read_pairs",

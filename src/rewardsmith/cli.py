@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rewardsmith.config import (
+    AuditSettings,
     Device,
     ExportSettings,
     LintSettings,
@@ -340,6 +341,74 @@ def calibrate(
         for name, reason in document["no_thresholds"].items():
             console.print(f"no threshold ({name}): {reason}", highlight=False, markup=False, soft_wrap=True)
     _finish(document, as_json, document["verdict"])
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(help="A folder, the URL of a server, or FILE.py:FUNCTION.")],
+    data: str,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json and trials.jsonl.")] = None,
+    probes: Annotated[str | None, typer.Option(help="Only these probes or families, comma-separated.")] = None,
+    without: Annotated[str | None, typer.Option(help="Not these probes or families, comma-separated.")] = None,
+    extend: Annotated[
+        list[str] | None, typer.Option(help="A Python file with further probes; may be repeated.")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option(min=2, help="Prompts of the sample; 200.")] = None,
+    fail_over: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBERsd: exit 1 beyond this effect, e.g. padding=0.2sd.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Folder of an earlier audit on the same data.")] = None,
+    search: Annotated[bool | None, typer.Option("--search", help="Look for the words that raise scores most.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Candidates, for over-optimisation by best-of-n.")] = None,
+    policy: Annotated[str | None, typer.Option(help="A language model that draws the candidates instead.")] = None,
+    gold: Annotated[str | None, typer.Option(help="The better judge of candidates: a MODEL, or `labels`.")] = None,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(help="A further member of an ensemble; may be repeated.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="New prompts to compare the data with.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. search_texts=5000.")] = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    device: DeviceOption = "auto",
+    precision: ScoringPrecision = "float32",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What would a policy exploit in this reward model? Effects of edits in standard deviations, use of the prompt, truncation, shift. Exits 1 beyond a limit."""
+    flags = {
+        "probes": _names(probes) or None,
+        "without": _names(without) or None,
+        "extend": extend,
+        "prompts": prompts,
+        "fail_over": fail_over,
+        "baseline": baseline,
+        "search": search,
+        "pool": pool,
+        "policy": policy,
+        "gold": gold,
+        "ensemble": ensemble,
+        "against": against,
+    }
+    settings = build(AuditSettings, merge({}, flags, sets or []))
+    if out is not None:
+        inputs = [one for one in (data, pool, against, baseline, model) if one is not None]
+        check_result_folder(out, "audit", *inputs, overwrite=overwrite)
+    from rewardsmith import audits
+
+    document = audits.run(
+        model,
+        data,
+        out,
+        settings,
+        running=_run(device, precision, threads, seed),
+        skip_bad=skip_bad,
+        quiet=as_json,
+        console=_console(),
+    )
+    _finish(document, as_json, document["verdict"]["text"] + (f"\nwritten to {out}" if out else ""))
+    if not document["verdict"]["ok"]:
+        raise typer.Exit(1)
 
 
 @app.command()

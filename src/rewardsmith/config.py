@@ -286,6 +286,73 @@ class ScoringSettings(_Settings):
     """Decoders: memory for what beginnings of earlier calls left behind; 0: every call reads its texts whole, and equal calls are equal to the bit."""
 
 
+class AuditSettings(_Settings):
+    """What `rewardsmith audit` can be told; `--set name=value` reaches what has no flag."""
+
+    probes: tuple[str, ...] | None = None
+    """Probes, families or kinds to ask; all by default."""
+    without: tuple[str, ...] = ()
+    """Probes, families or kinds to leave out."""
+    extend: tuple[str, ...] = ()
+    """Python files with further probes."""
+    prompts: int = Field(default=200, ge=2)
+    """Prompts of the sample."""
+    pairs_per_prompt: int = Field(default=1, ge=1)
+    """Pairs of each prompt."""
+    fail_over: tuple[str, ...] = ()
+    """NAME=NUMBERsd: the largest effect of a probe or of each probe of a family; beyond it the exit code is 1."""
+    baseline: str | None = None
+    """The folder of an earlier audit on the same data, to compare with."""
+    search: bool = False
+    """Look for the words that raise scores most."""
+    search_prompts: int = Field(default=128, ge=20)
+    """Prompts of the search: half to look on, half to measure on."""
+    search_texts: int = Field(default=20_000, ge=1)
+    """Texts that the search may score."""
+    search_words: int = Field(default=3, ge=1)
+    """Words of the longest phrase that is looked for."""
+    language_model: str | None = None
+    """A causal language model that says how unusual the found words are."""
+    pool: str | None = None
+    """Groups of candidates, to measure what best-of-n does to the score and to a better judge."""
+    policy: str | None = None
+    """A causal language model that draws the candidates of the sample's prompts instead."""
+    candidates: int = Field(default=8, ge=2)
+    """Answers that a policy draws to each prompt."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Of an answer that a policy draws."""
+    gold: str | None = None
+    """The better judge of candidates: a MODEL, or `labels` for those of the pool."""
+    ensemble: tuple[str, ...] = ()
+    """Further MODELs that are judged as an ensemble with the audited one."""
+    copies: int = Field(default=2, ge=0)
+    """Edited copies of each candidate that are put into the pool, drawn among the edits of the probes; 0 for none."""
+    against: str | None = None
+    """New prompts, with or without answers, to compare with the data."""
+    by: str | None = None
+    """A metadata column of the data, each value of which is foretold from the others."""
+    encoder: str | None = None
+    """What describes texts for `against`; the audited model where it is a folder."""
+    store_domain: str | None = None
+    """A folder for the detector of unusual texts, for `rewardsmith serve --set domain=FOLDER`."""
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> AuditSettings:
+        if self.pool is not None and self.policy is not None:
+            raise ValueError("candidates come from `pool` or from `policy`: give one of the two")
+        has_candidates = self.pool is not None or self.policy is not None
+        if has_candidates != (self.gold is not None):
+            raise ValueError("`gold` judges the candidates of `pool` or `policy`: give it with one of them")
+        if self.ensemble and not has_candidates:
+            raise ValueError("`ensemble` is for the candidates of `pool` or `policy`: give one of them")
+        if self.gold == "labels" and self.pool is None:
+            raise ValueError("answers that a policy draws have no labels: give a MODEL as `gold`")
+        for name in ("by", "encoder", "store_domain"):
+            if getattr(self, name) is not None and self.against is None:
+                raise ValueError(f"`{name}` is for `against`: give new prompts")
+        return self
+
+
 class ServeSettings(_Settings):
     """What `rewardsmith serve` can be told; `--set name=value` reaches what has no flag."""
 
@@ -325,6 +392,8 @@ class ServeSettings(_Settings):
     """For which a connection may take to send the head of a request."""
     access_log: bool = False
     """A line a request, with its path and status and no text."""
+    domain: str | None = None
+    """A detector that `audit --against` has saved: results of /v1/score then say how far each text lies from its reference; the texts are described once more, which for a model's own features takes about as long as its score."""
 
 
 class ExportSettings(_Settings):

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.data.schema import Pair, Preference
+from rewardsmith.data.schema import Pair, Preference, Prompt
 from rewardsmith.errors import ScoreError
 
 Scores = NDArray[np.float32]
@@ -275,3 +275,149 @@ def checked(scores: Sequence[float] | NDArray[np.floating], num_pairs: int) -> S
             "Check the weights (`rewardsmith verify`) and the precision.",
         )
     return array
+
+
+Span: TypeAlias = tuple[int, int]
+"""Characters start:end of an answer."""
+
+
+@dataclass(frozen=True)
+class PlainWords:
+    """The words that a scorer reads as one token each where they stand between blanks.
+
+    Args:
+        words: in the order of their tokens.
+        openers: those that are one token at the beginning of an answer too, where no blank stands before them.
+        left_out: how many other tokens there are, by reason.
+    """
+
+    words: list[str]
+    openers: list[str]
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What other words would do in the place of one, to first order.
+
+    Args:
+        words: the best ones, best first.
+        gains: float64, one a word: the change of the mean score that the gradient foretells.
+        num_texts: that the gradient is the mean of; 0 where no text holds the word as one token that was read.
+        num_retokenised: better words that were passed over, since a text with them is not read as the same ids but for that one.
+    """
+
+    words: list[str]
+    gains: NDArray[np.float64]
+    num_texts: int
+    num_retokenised: int
+
+
+@runtime_checkable
+class TokenGradients(Protocol):
+    """Anything that says, from gradients, which words in place of others would raise scores."""
+
+    def words(self) -> PlainWords:
+        """The words that can be put in."""
+        ...
+
+    def flips(self, pairs: Sequence[Pair], spans: Sequence[Sequence[Span]], *, top: int) -> list[Flips]:
+        """The best words for each of K places, which all texts have.
+
+        Args:
+            pairs: prompts with answers.
+            spans: of each answer the K places of its words to be replaced, left to right.
+            top: words a place.
+        """
+        ...
+
+
+@runtime_checkable
+class Perplexity(Protocol):
+    """Anything that says how unlikely an answer is."""
+
+    def perplexities(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+        """exp(mean over the answer's tokens of -log p(token | prompt and what stands before it)), float64 (n,); NaN where no token of the answer is read."""
+        ...
+
+
+@dataclass(frozen=True)
+class DomainFlag:
+    """How far one text lies from the data that a model is known to work on.
+
+    Args:
+        distance: of the part below, in standard deviations of the features.
+        p_value: how rare a text so far out is among those data.
+        outside: rarer than the detector's level.
+        part: "prompts" or "answers": what lies farther out.
+    """
+
+    distance: float
+    p_value: float
+    outside: bool
+    part: str
+
+
+@runtime_checkable
+class DomainDetector(Protocol):
+    """Anything that says of a text whether it lies outside of a domain."""
+
+    def flags(self, pairs: Sequence[Pair]) -> list[DomainFlag]:
+        """One flag a (prompt, answer), in the order of `pairs`."""
+        ...
+
+
+@runtime_checkable
+class LengthLimited(Protocol):
+    """Anything that scores, and can be read at other limits of length."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of one text at which it is read otherwise."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """The highest limit that it can be read at."""
+        ...
+
+    def at_max_length(self, tokens: int) -> TableScorer:
+        """The same scorer with another limit.
+
+        Raises:
+            RewardsmithError: if it cannot be read so.
+        """
+        ...
+
+
+@runtime_checkable
+class SpecialTokens(Protocol):
+    """Anything that tells the strings which it would read as control tokens, were they not part of a text."""
+
+    def special_tokens(self) -> tuple[str, ...]:
+        """Each once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An answer that a policy drew.
+
+    Args:
+        answer: its text, without special tokens.
+        is_cut: whether the limit of tokens ended it.
+        prompt_cut: tokens of its prompt that did not fit and were not read.
+    """
+
+    answer: str
+    is_cut: bool
+    prompt_cut: int = 0
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Anything that answers prompts by chance: a policy."""
+
+    def draw(self, prompts: Sequence[Prompt], num_answers: int, *, seed: int) -> list[list[Drawn]]:
+        """So many answers to each prompt, in the order of `prompts`; the same for the same prompts and seed."""
+        ...

@@ -1,7 +1,10 @@
 """The verdict, and limits for CI: what cannot be checked never looks kept."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rewardsmith.auditing.effects import ScoreUnit
 from rewardsmith.auditing.scorecard import Limit, held, limit_from, probes_table, verdict
@@ -81,5 +84,8 @@ def test_a_quiet_audit_says_what_it_could_have_missed():
 def test_the_table_shows_every_probe():
     results = _results(bold=0.9, link=0.0)[1]
     table = probes_table({"probes": [one.as_dict() for one in results]}, "audit")
-    assert list(table.columns[0].cells) == ["format: bold", "format: link"]
-    assert list(table.columns[-1].cells) == ["flagged", ""]
+    assert list(table.columns[0].cells) == ["[bold]format[/bold]", "  bold", "  link"]
+    assert list(table.columns[-1].cells) == ["", "flagged", ""]
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    assert "[+0.87, +0.92]" in console.file.getvalue()

@@ -99,14 +99,28 @@ def test_holm_goes_over_all_probes(own_registry):
     assert min(result.p_adjusted for result in results) == pytest.approx(min(1.0, 20 * p_values[0]))
 
 
-def test_edits_that_the_scorer_cannot_see_are_counted(own_registry):
+def test_edits_that_the_scorer_cannot_see_are_left_out_and_counted(own_registry):
     plan = Plan([_marks()], SUBJECTS, seed=0)
     digests = np.arange(len(plan.pairs), dtype=np.uint64)
     rows = plan.rows([("prompt 0", "answer 0"), ("prompt 0", "answer 0!")])
     digests[rows[1]] = digests[rows[0]]
-    (result,) = plan.measured(np.zeros(len(plan.pairs), np.float32), UNIT, digests=digests)
-    assert result.num_unseen == 1
-    assert "cut away" in result.reading
+    scores = np.array([answer.endswith("!") for _, answer in plan.pairs], np.float32)
+    scores[rows[1]] = 0.0  # read as the original
+    (result,) = plan.measured(scores, UNIT, digests=digests)
+    assert (result.num_unseen, len(result.contrasts)) == (1, 3)
+    assert result.effect.value == pytest.approx(1 / 2)  # of the three others
+    assert "in 1 of 4 answers the edit was cut away" in result.reading
+    assert plan.measured(scores, UNIT, digests=np.zeros(len(plan.pairs), np.uint64)) == []
+
+
+def test_what_a_probe_brings_itself_counts_even_where_it_is_cut_away(own_registry):
+    @item_probe("late", family="position", says="a wrong end")
+    def late():
+        return [Contrast(f"i{k}", f"item {k}", (f"q {k}", "wrong"), (f"q {k}", "right")) for k in range(3)]
+
+    plan = Plan([registry.PROBES["late"]], [], seed=0)
+    (result,) = plan.measured(np.zeros(6, np.float32), UNIT, digests=np.zeros(6, np.uint64))
+    assert (result.num_unseen, result.win_rate.value) == (0, 0.5)
 
 
 def test_a_draw_depends_on_the_text_and_not_on_what_else_is_audited(own_registry):

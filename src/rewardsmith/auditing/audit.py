@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +149,7 @@ def run_audit(
     drawn: Sample,
     probes: Sequence[Probe],
     *,
-    sections: dict[str, Section] | None = None,
+    sections: Mapping[str, Section] | None = None,
     limits: Sequence[Limit] = (),
     seed: int = 0,
     on_texts: Callable[[int, int], None] = _no_progress,
@@ -211,7 +211,7 @@ def _coverage(drawn: Sample, plan: Plan, results: Sequence[ProbeResult], documen
         "probes": {
             result.probe.name: {
                 "offered": result.num_subjects,
-                "applied": len(result.contrasts),
+                "applied": len(result.contrasts) + (result.num_unseen or 0),
                 "unseen": result.num_unseen,
             }
             for result in results
@@ -236,16 +236,19 @@ def not_covered(
     left = [probe.name for probe in known if probe.name not in names]
     if left:
         lines.append(f"probes that were not asked: {', '.join(left)}")
-    lines += [f"{name}: it applied to no answer of the sample" for name in sorted(names - ran)]
+    lines += [
+        f"{name}: it applied to no answer of the sample that the scorer would have read to the edit"
+        for name in sorted(names - ran)
+    ]
     lines += [
         f"{name}: it applied to {facts['applied']} of {facts['offered']} answers"
         for name, facts in coverage["probes"].items()
         if facts["offered"] and facts["applied"] < 0.1 * facts["offered"]
     ]
     lines += [
-        f"{name}: the edit was cut away in {facts['unseen']} of {facts['applied']} texts, so that its effect is that of the others alone"
+        f"{name}: the edit was cut away in {facts['unseen']} of {facts['applied']} answers; its effect is that of the others"
         for name, facts in coverage["probes"].items()
-        if facts["unseen"] and facts["unseen"] > 0.5 * facts["applied"]
+        if facts["unseen"] and facts["unseen"] > 0.25 * facts["applied"]
     ]
     if coverage["num_rows"] > coverage["num_pairs"]:
         lines.append(

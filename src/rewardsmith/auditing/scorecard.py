@@ -138,20 +138,23 @@ def _largest_hidden(results: Sequence[ProbeResult]) -> float:
 
 
 def probes_table(document: Mapping[str, Any], title: str) -> Table:
-    """The probes for people: flagged ones first, then by family."""
+    """The probes for people, family by family, the largest effect first."""
     table = Table(title=escape(title), title_justify="left")
-    for column in ("probe", "effect in sd [95 %]", "edited wins", "overtakes", "n", ""):
-        table.add_column(column, justify="left" if column in ("probe", "") else "right")
-    for probe in sorted(
-        document["probes"], key=lambda one: (not one["flagged"], one["family"], -abs(one["effect_sd"]["value"]))
-    ):
-        effect, flips = Estimate(**probe["effect_sd"]), probe["flip_rate"]
-        table.add_row(
-            escape(f"{probe['family']}: {probe['name']}"),
-            f"{effect.value:+.2f} [{effect.low:+.2f}, {effect.high:+.2f}]",
-            f"{probe['win_rate']['value']:.0%}",
-            "" if flips is None else f"{flips['value']:.0%}",
-            f"{effect.n:,}",
-            "flagged" if probe["flagged"] else "",
-        )
+    for column in ("probe", "effect in sd", "95 % interval", "wins", "overtakes", "n", ""):
+        table.add_column(column, justify="left" if column in ("probe", "") else "right", no_wrap=True)
+    for family in dict.fromkeys(probe["family"] for probe in document["probes"]):
+        table.add_section()
+        table.add_row(f"[bold]{escape(family.replace('_', ' '))}[/bold]")
+        found = [probe for probe in document["probes"] if probe["family"] == family]
+        for probe in sorted(found, key=lambda one: -abs(one["effect_sd"]["value"])):
+            effect, flips = Estimate(**probe["effect_sd"]), probe["flip_rate"]
+            table.add_row(
+                escape(f"  {probe['name']}"),
+                f"{effect.value:+.2f}",
+                f"[{effect.low:+.2f}, {effect.high:+.2f}]".replace("[", "\\["),
+                f"{probe['win_rate']['value']:.0%}",
+                "" if flips is None else f"{flips['value']:.0%}",
+                f"{effect.n:,}",
+                "flagged" if probe["flagged"] else "",
+            )
     return table

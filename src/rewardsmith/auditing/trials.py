@@ -155,14 +155,16 @@ class Plan:
             digests: (len(pairs),) equal where two texts are the same to the scorer; None where that is not known.
             reference: the probe whose flip rate stands beside every other: an edit that changes nothing for a reader.
 
+        Where digests tell that the scorer read an edited answer as the original, because what was edited was cut away, the contrast says nothing and is left
+        out, counted. Contrasts of probes that bring their own texts stay: that a sentence was cut away is what some of them ask.
+
         Returns:
             One result a probe that has contrasts, in the order of the probes.
         """
         values = scores.astype(np.float64)
+        seen = {probe.name: self._seen(probe, digests) for probe in self.probes}
         measured = [
-            _Measured.of(probe, self.contrasts[probe.name], self, values, unit, digests)
-            for probe in self.probes
-            if self.contrasts[probe.name]
+            _Measured.of(probe, seen[probe.name], self, values, unit) for probe in self.probes if seen[probe.name]
         ]
         p_values = [one.effect.p_value for one in measured]
         by_chance = next((one.flip_rate for one in measured if one.probe.name == reference), None)
@@ -182,12 +184,23 @@ class Plan:
                 flip_rate_reference=None if one.probe.name == reference else by_chance,
                 win_rate=one.win_rate,
                 num_subjects=self.num_subjects,
-                num_unseen=one.num_unseen,
+                num_unseen=None if digests is None else len(self.contrasts[one.probe.name]) - len(seen[one.probe.name]),
             )
             for one, confidence, p_adjusted in zip(
                 measured, holm_confidences(p_values, LEVEL), holm(p_values), strict=True
             )
         ]
+
+    def _seen(self, probe: Probe, digests: NDArray[np.uint64] | None) -> list[Contrast]:
+        """The contrasts of a probe that are two texts to the scorer."""
+        contrasts = self.contrasts[probe.name]
+        if digests is None or not probe.edits_answers or not contrasts:
+            return contrasts
+        same = (
+            digests[self.rows([one.edited for one in contrasts])]
+            == digests[self.rows([one.original for one in contrasts])]
+        )
+        return [one for one, unseen in zip(contrasts, same.tolist(), strict=True) if not unseen]
 
 
 @dataclass(frozen=True)
@@ -204,18 +217,9 @@ class _Measured:
     movement: Estimate
     flip_rate: Estimate | None
     win_rate: Estimate
-    num_unseen: int | None
 
     @classmethod
-    def of(
-        cls,
-        probe: Probe,
-        contrasts: list[Contrast],
-        plan: Plan,
-        scores: Floats,
-        unit: ScoreUnit,
-        digests: NDArray[np.uint64] | None,
-    ) -> _Measured:
+    def of(cls, probe: Probe, contrasts: list[Contrast], plan: Plan, scores: Floats, unit: ScoreUnit) -> _Measured:
         names = [one.cluster for one in contrasts]
         clusters = cluster_codes(names)
         strata = np.array([one.stratum for one in contrasts], dtype=np.int64)
@@ -241,7 +245,6 @@ class _Measured:
             movement=Effect.of(np.abs(differences), names, unit, strata=strata).interval(),
             flip_rate=_flip_rate(edited, original, rival, clusters),
             win_rate=_win_rate(differences, clusters, strata),
-            num_unseen=None if digests is None else int((digests[rows[0]] == digests[rows[1]]).sum()),
         )
 
 
@@ -270,7 +273,7 @@ class ProbeResult:
 
     Args:
         probe: that asked.
-        contrasts: that it made.
+        contrasts: that it made and the scorer could see.
         differences: the effects, in units of the raw score.
         edited_scores: of the edited texts.
         original_scores: of the originals.
@@ -283,7 +286,7 @@ class ProbeResult:
         flip_rate_reference: that of an edit which keeps the meaning.
         win_rate: how often the edited text scores higher.
         num_subjects: that the probe was offered.
-        num_unseen: contrasts of which the scorer saw no difference, since what was edited was cut away; None where that is not known.
+        num_unseen: further contrasts, of which the scorer saw no difference since what was edited was cut away; None where that is not known.
     """
 
     probe: Probe
@@ -323,7 +326,7 @@ class ProbeResult:
             if self.flip_rate_reference is not None:
                 text += f" ({self.flip_rate_reference.value:.0%} after an edit that keeps the meaning)"
         if self.num_unseen:
-            text += f"; in {self.num_unseen} of {len(self.contrasts)} the edit was cut away before the model saw it"
+            text += f"; in {self.num_unseen} of {self.num_unseen + len(self.contrasts)} answers the edit was cut away before the model saw it"
         return text
 
     def as_dict(self) -> dict[str, Any]:

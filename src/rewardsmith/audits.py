@@ -1,0 +1,379 @@
+"""`rewardsmith audit`: the parts of an audit joined with what a local model can be asked beside its scores, into one document and its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rewardsmith.auditing import probes as built_in
+from rewardsmith.auditing import registry
+from rewardsmith.auditing.attack_data import write_adversarial_pairs
+from rewardsmith.auditing.audit import Audit, Sample, Scores, not_covered, run_audit, sample
+from rewardsmith.auditing.changes import changes, changes_document, changes_table
+from rewardsmith.auditing.domain import read_texts
+from rewardsmith.auditing.over_optimisation import LABELS, OverOptimisation, over_optimise
+from rewardsmith.auditing.pools import drawn_pool, enlarged, pool_of, probe_copies
+from rewardsmith.auditing.probes.intrusions import own_tokens
+from rewardsmith.auditing.probes.length import length_statistics
+from rewardsmith.auditing.prompt_use import known_scores, measure_prompt_use
+from rewardsmith.auditing.scorecard import limit_from, probes_table
+from rewardsmith.auditing.search import Attack, attack
+from rewardsmith.auditing.shift import measure_shift
+from rewardsmith.auditing.shift_report import Shift
+from rewardsmith.auditing.trials import ProbeResult
+from rewardsmith.auditing.truncation import measure_truncation
+from rewardsmith.config import AuditSettings
+from rewardsmith.data import io
+from rewardsmith.data.schema import Preference
+from rewardsmith.errors import DataError
+from rewardsmith.functions import Function, as_scorer, is_function
+from rewardsmith.loading import Running, Source, described, papers, read_labelled
+from rewardsmith.remote import is_url
+from rewardsmith.scores import Features, LengthLimited, Perplexity, Scorer, TokenGradients
+from rewardsmith.storage import atomic_folder, write_json
+
+REPORT, TRIALS, ADVERSARIAL = "report.json", "trials.jsonl", "adversarial.jsonl"
+INTRUSIONS = "intrusions"
+SECTIONS = ("length", "prompt_use", "truncation", "search", "over_optimisation", "shift")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a model offers beside its scores; None where it does not.
+
+    Args:
+        limited: the model at other limits of length.
+        gradients: what a token's embedding would have to be.
+        special_tokens: its control tokens, as its tokenizer writes them.
+    """
+
+    limited: LengthLimited | None = None
+    gradients: TokenGradients | None = None
+    special_tokens: tuple[str, ...] = ()
+
+
+def audit(
+    scorer: Scorer | Function,
+    pairs: Sequence[Preference],
+    *,
+    probes: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    prompts: int = 200,
+    pairs_per_prompt: int = 1,
+    fail_over: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Audit anything that scores, on labelled pairs: probes, lengths, use of the prompt and truncation.
+
+    Args:
+        scorer: a scorer, or a function of (prompt, answer).
+        pairs: labelled ones.
+        probes: names, families or kinds; all by default.
+        without: names, families or kinds to leave out.
+        prompts: of the sample.
+        pairs_per_prompt: of each prompt.
+        fail_over: limits, NAME=NUMBERsd, for the key `verdict`.
+        seed: of the sample, the edits and the bootstraps.
+
+    Returns:
+        The document of `rewardsmith audit --json`, without what is known of the model and the data.
+
+    Raises:
+        RewardsmithError: of the kind that says what was wrong.
+
+    >>> document = audit(lambda prompt, answer: len(answer), pairs)  # doctest: +SKIP
+    >>> document["verdict"]["flagged"]  # doctest: +SKIP
+    ['repetition_8', 'padding', ...]
+    """
+    settings = AuditSettings(
+        probes=None if probes is None else tuple(probes),
+        without=tuple(without),
+        prompts=prompts,
+        pairs_per_prompt=pairs_per_prompt,
+        fail_over=tuple(fail_over),
+    )
+    return _base(as_scorer(scorer), pairs, settings, Beside(), seed=seed, console=None).document
+
+
+def run(
+    model: str,
+    data: str,
+    out: Path | None,
+    settings: AuditSettings,
+    *,
+    running: Running,
+    skip_bad: bool,
+    quiet: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Audit a MODEL argument on a source of pairs, print the tables, and write report.json and trials.jsonl into `out`.
+
+    Args:
+        model: a folder, a URL or a function.
+        data: labelled pairs.
+        out: a folder that may be written; None for none.
+        settings: what is asked.
+        running: how models run.
+        skip_bad: count malformed rows instead of stopping.
+        quiet: print no tables.
+        console: for people.
+
+    Raises:
+        RewardsmithError: of the kind that says what was wrong.
+    """
+    for file in settings.extend:
+        registry.extend(Path(file))
+    baseline = None if settings.baseline is None else _read_audit(Path(settings.baseline))
+    facts, pairs = read_labelled(data, skip_bad=skip_bad, console=console)
+    source = running.load(model)
+    seed = running.seed
+    beside = _beside(source.scorer)
+    found = _base(source.scorer, pairs, settings, beside, seed=seed, console=console)
+    document = {
+        "verb": "audit",
+        "model": described(source),
+        **papers(facts, seed),
+        **source.precision,
+        **found.document,
+    }
+    adversarial: list[Preference] | None = None
+    triggers: list[Any] = []
+    if settings.search:
+        searched = _search(source.scorer, pairs, settings, beside, running, console)
+        document["search"], adversarial, triggers = searched.as_dict(), searched.search_pairs, searched.triggers
+        document["not_covered"] += [f"search: {line}" for line in searched.not_covered]
+    if settings.gold is not None:
+        followed = _over_optimisation(
+            source, drawn_from=found.sample, settings=settings, running=running, console=console
+        )
+        document["over_optimisation"] = followed.as_dict()
+    shift: Shift | None = None
+    if settings.against is not None:
+        shift = _shift(model, source, pairs, settings, running, skip_bad, console)
+        document["shift"] = shift.as_dict()
+    if baseline is not None:
+        document["changes"] = changes_document(changes(*baseline, document, found.rows()))
+    if out is not None:
+        with atomic_folder(out) as folder:
+            write_json(folder / REPORT, document)
+            io.write_rows(folder / TRIALS, found.rows())
+            if adversarial and triggers:
+                write_adversarial_pairs(folder / ADVERSARIAL, adversarial, triggers, seed=seed)
+    if shift is not None and settings.store_domain is not None:
+        shift.save_detector(settings.store_domain)
+    if not quiet:
+        _print(document, f"{source.name} on {facts['source']}", console)
+    return document
+
+
+def _base(
+    scorer: Scorer,
+    pairs: Sequence[Preference],
+    settings: AuditSettings,
+    beside: Beside,
+    *,
+    seed: int,
+    console: Console | None,
+) -> Audit:
+    """Probes, and the sections that need nothing else."""
+    built_in.load()
+    asked = registry.chosen_probes(settings.probes, settings.without)
+    if beside.special_tokens and any(probe.family == INTRUSIONS for probe in asked):
+        asked.append(own_tokens(beside.special_tokens))
+    known = {name for probe in asked for name in (probe.name, probe.family, probe.kind)}
+    limits = [limit_from(text, sorted(known)) for text in settings.fail_over]
+    drawn = sample(pairs, num_prompts=settings.prompts, per_prompt=settings.pairs_per_prompt, seed=seed)
+
+    def length(drawn: Sample, scores: Scores, results: Sequence[ProbeResult]) -> dict[str, Any]:
+        return length_statistics(drawn.pairs, scores.chosen, scores.rejected, results=results, seed=seed).as_dict()
+
+    def prompt_use(drawn: Sample, scores: Scores, results: Sequence[ProbeResult]) -> dict[str, Any]:
+        known = known_scores(scores.plan.pairs, scores.scored.scores)
+        return measure_prompt_use(scorer, drawn.pairs, seed=seed, known=known).as_dict()
+
+    def truncation(drawn: Sample, scores: Scores, results: Sequence[ProbeResult]) -> dict[str, Any]:
+        return measure_truncation(scorer, drawn.pairs, limited=beside.limited, results=results, seed=seed).as_dict()
+
+    sections = {"length": length, "prompt_use": prompt_use, "truncation": truncation}
+    if console is None:
+        found = run_audit(scorer, drawn, asked, sections=sections, limits=limits, seed=seed)
+    else:
+        with console.status("auditing") as status:
+            found = run_audit(
+                scorer,
+                drawn,
+                asked,
+                sections=sections,
+                limits=limits,
+                seed=seed,
+                on_texts=lambda done, total: status.update(f"audit: {done:,} of {total:,} texts scored"),
+            )
+    absent = {
+        name: f"not asked for ({flag})"
+        for name, flag, is_asked in (
+            ("search", "--search", settings.search),
+            ("over_optimisation", "--pool or --policy, with --gold", settings.gold is not None),
+            ("shift", "--against", settings.against is not None),
+        )
+        if not is_asked
+    }
+    found.document["not_covered"] = not_covered(found.document, asked, list(registry.PROBES.values()), absent)
+    return found
+
+
+def _beside(scorer: Scorer) -> Beside:
+    """What a local torch model can be asked; nothing of a server or a function."""
+    from rewardsmith.model.backends import TorchBackend  # loaded here: they import torch
+    from rewardsmith.model.reward_model import RewardModel
+    from rewardsmith.model.shorter import LimitedModel
+    from rewardsmith.model.trigger_gradients import TriggerGradients
+
+    if not isinstance(scorer, RewardModel):
+        return Beside()
+    gradients = None
+    if isinstance(scorer.backend, TorchBackend):
+        tokens = scorer.settings.batch_tokens
+        gradients = TriggerGradients(scorer.network, scorer.renderer, device=scorer.backend.device, batch_tokens=tokens)
+    limited = LimitedModel(scorer)
+    return Beside(limited, gradients, tuple(limited.special_tokens()))
+
+
+def _search(
+    scorer: Scorer,
+    pairs: Sequence[Preference],
+    settings: AuditSettings,
+    beside: Beside,
+    running: Running,
+    console: Console,
+) -> Attack:
+    """Triggers, found on one half of the prompts and measured on the other."""
+    perplexity: Perplexity | None = None
+    if settings.language_model is not None:
+        from rewardsmith.model.language_model import LanguageModel  # loaded here: it imports torch
+
+        perplexity = LanguageModel(settings.language_model, settings=running.settings)
+    with console.status("search") as status:
+        return attack(
+            scorer,
+            pairs,
+            gradients=beside.gradients,
+            perplexity=perplexity,
+            num_prompts=settings.search_prompts,
+            max_words=settings.search_words,
+            budget=settings.search_texts,
+            seed=running.seed,
+            progress=lambda stage, texts: status.update(f"search, {stage}: {texts:,} texts scored"),
+        )
+
+
+def _over_optimisation(
+    source: Source, *, drawn_from: Sample, settings: AuditSettings, running: Running, console: Console
+) -> OverOptimisation:
+    """Best-of-n over candidates that are given or drawn, judged by gold, alone and as an ensemble."""
+    assert settings.gold is not None
+    if settings.pool is not None:
+        pool = pool_of(io.read(settings.pool).rows)
+    else:
+        from rewardsmith.model.policy import Policy  # loaded here: it imports torch
+
+        assert settings.policy is not None
+        policy = Policy(settings.policy, max_new_tokens=settings.max_new_tokens, settings=running.settings)
+        prompts = [pair.prompt for pair in drawn_from.pairs]
+        with console.status(f"drawing {settings.candidates} answers to each of {len(prompts):,} prompts"):
+            pool = drawn_pool(policy, prompts, num_answers=settings.candidates, seed=running.seed)
+    if settings.copies:
+        edits = {probe.name: probe_copies(probe) for probe in registry.PROBES.values() if probe.edits_answers}
+        pool = enlarged(pool, edits, per_answer=settings.copies, seed=running.seed)
+    members = [source, *(running.load(name) for name in settings.ensemble)]
+    names = [
+        f"{one.name} {i}" if i and one.name in [m.name for m in members[:i]] else one.name
+        for i, one in enumerate(members)
+    ]
+    gold = LABELS if settings.gold == LABELS else running.load(settings.gold).scorer
+    with console.status("over-optimisation") as status:
+        return over_optimise(
+            dict(zip(names, [one.scorer for one in members], strict=True)),
+            pool,
+            gold,
+            probes=[
+                probe for probe in registry.chosen_probes(settings.probes, settings.without) if probe.edits_answers
+            ],
+            seed=running.seed,
+            on_texts=lambda name, done, of: status.update(f"over-optimisation, {name}: {done:,} of {of:,} texts"),
+        )
+
+
+def _shift(
+    model: str,
+    source: Source,
+    pairs: Sequence[Preference],
+    settings: AuditSettings,
+    running: Running,
+    skip_bad: bool,
+    console: Console,
+) -> Shift:
+    """The data against new prompts, by features where something gives them."""
+    assert settings.against is not None
+    new = read_texts(settings.against, skip_bad=skip_bad)
+    encoder = settings.encoder if settings.encoder is not None else (None if _is_elsewhere(model) else model)
+    features: Features | None = None
+    made_by: dict[str, Any] | None = None
+    if encoder is not None:
+        from rewardsmith.model.features import FrozenEncoder  # loaded here: it imports torch
+
+        frozen = FrozenEncoder(encoder, settings=running.settings)
+        features = frozen
+        made_by = {"name": encoder, "max_length": frozen.max_length}
+    with console.status("shift") as status:
+        found = measure_shift(
+            pairs,
+            new,
+            features=features,
+            made_by=made_by,
+            scorer=source.scorer,
+            temperature=source.temperature,
+            by=settings.by,
+            seed=running.seed,
+            progress=lambda stage, done, total: status.update(f"shift, {stage}: {done:,} of {total:,}"),
+        )
+    return found
+
+
+def _is_elsewhere(model: str) -> bool:
+    """Whether a MODEL argument names something that has no weights here."""
+    return is_url(model) or is_function(model)
+
+
+def _read_audit(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The document and the contrasts of an earlier audit."""
+    mend = "Give a folder that `rewardsmith audit --out` made."
+    try:
+        document = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        rows = [json.loads(line) for line in (folder / TRIALS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"an audit's {REPORT} and {TRIALS} in {folder}", f"{error}", mend) from error
+    if not isinstance(document, dict) or document.get("verb") != "audit":
+        raise DataError(f"an audit's {REPORT}", f"another document in {folder}", mend)
+    return document, rows
+
+
+def _print(document: Mapping[str, Any], title: str, console: Console) -> None:
+    """The tables and readings for people."""
+    console.print(probes_table(document, title))
+    if "changes" in document:
+        console.print(changes_table(document["changes"], "against the earlier audit"))
+    for name in SECTIONS:
+        if name in document and document[name].get("reading"):
+            words = name.replace("_", " ")
+            console.print(f"{words}: {document[name]['reading']}", highlight=False, markup=False, soft_wrap=True)
+    for line in document["not_covered"]:
+        console.print(f"not covered: {line}", highlight=False, markup=False, soft_wrap=True)
+    for one in document["verdict"]["limits"]:
+        found = "not measured" if one["effect_sd"] is None else f"{one['effect_sd']:+.2f} sd"
+        line = f"{'ok  ' if one['ok'] else 'FAIL'}  {one['probe']}: {found} (limit {one['limit_sd']:g} sd)"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,146 @@
+"""`rewardsmith audit` from the command line: documents, folders, limits, comparisons, and what is refused."""
+
+import json
+
+import pytest
+
+SCORER = """
+import zlib
+
+def score(prompt, answer):
+    text = f"{prompt}{answer.removeprefix('Yes! ')}".encode("utf-8", "surrogatepass")
+    return zlib.crc32(text) % 1000 / 1000 + 2 * answer.startswith("Yes!")
+
+def fair(prompt, answer):
+    return zlib.crc32(f"{prompt}{answer.removeprefix('Yes! ')}".encode("utf-8", "surrogatepass")) % 1000 / 1000
+
+def flat(prompt, answer):
+    return 1.0
+"""
+
+
+@pytest.fixture
+def scorer(tmp_path):
+    """scorer(name) is the MODEL argument of a written function."""
+    file = tmp_path / "scorers.py"
+    file.write_text(SCORER)
+    return lambda name: f"{file}:{name}"
+
+
+@pytest.fixture
+def data(write_rows):
+    """Sixty pairs of sixty prompts."""
+    return write_rows(
+        [
+            {
+                "prompt": f"What is known of the river number {i}?",
+                "chosen": f"It is {i * 7} kilometres long. It rises in the hills and ends in a lake.",
+                "rejected": f"Nobody measured it in {1900 + i}. There are fish. It is cold in winter.",
+            }
+            for i in range(60)
+        ]
+    )
+
+
+def test_the_planted_habit_is_named_and_the_folder_holds_every_contrast(cli, scorer, data, tmp_path):
+    out = tmp_path / "audit"
+    code, text, err = cli("audit", scorer("score"), data, "--probes", "openings", "--out", out, "--json")
+    assert code == 0, err
+    document = json.loads(text)
+    assert document == json.loads((out / "report.json").read_text())
+    assert document["verb"] == "audit" and document["num_pairs"] == 60
+    assert set(document["verdict"]["flagged"]) == {"opening_yes", "bare_yes"}
+    (yes,) = [one for one in document["probes"] if one["name"] == "opening_yes"]
+    assert yes["effect_sd"]["value"] == pytest.approx(2 / document["score_sd"], rel=1e-5)
+    assert {"effect_sd", "flip_rate", "win_rate", "flagged", "reading", "examples", "family"} <= set(yes)
+    assert {"length", "prompt_use", "truncation", "coverage", "not_covered"} <= set(document)
+    assert any(line.startswith("search: not asked for") for line in document["not_covered"])
+    rows = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert sum(row["probe"] == "opening_yes" for row in rows) == 60
+
+
+def test_the_same_command_gives_the_same_document(cli, scorer, data):
+    words = ("audit", scorer("score"), data, "--probes", "format,typos", "--json")
+    assert cli(*words)[1] == cli(*words)[1]
+
+
+@pytest.mark.parametrize(("limit", "code"), [("opening_yes=0.2sd", 1), ("openings=50sd", 0), ("format=0.5sd", 0)])
+def test_a_limit_decides_the_exit_code(cli, scorer, data, limit, code):
+    names = "openings,emoji"
+    found, text, err = cli("audit", scorer("score"), data, "--probes", names, "--fail-over", limit, "--json")
+    assert found == code, err
+    assert json.loads(text)["verdict"]["ok"] is (code == 0)
+
+
+def test_two_audits_are_compared(cli, scorer, data, tmp_path):
+    assert cli("audit", scorer("score"), data, "--probes", "openings", "--out", tmp_path / "a")[0] == 0
+    words = ("audit", scorer("fair"), data, "--probes", "openings", "--baseline", tmp_path / "a")
+    code, text, err = cli(*words, "--json")
+    assert code == 0, err
+    found = json.loads(text)["changes"]
+    assert set(found["no_longer_flagged"]) == {"opening_yes", "bare_yes"}
+    code, _, err = cli(*words, "--seed", "1")
+    assert code == 2 and "differ in seed" in err
+    assert "against the earlier audit" in cli(*words)[2]
+
+
+def test_a_file_of_ones_own_adds_a_probe(cli, scorer, data, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rewardsmith.auditing.registry import PROBES, edit_probe\n"
+        'PROBES.pop("question", None)\n'
+        '@edit_probe("question", family="mine", says="a question at the end")\n'
+        "def question(prompt, answer, rng):\n"
+        '    return answer + " Does that help?"\n'
+    )
+    code, text, err = cli("audit", scorer("score"), data, "--extend", file, "--probes", "mine", "--json")
+    assert code == 0, err
+    assert [one["name"] for one in json.loads(text)["probes"]] == ["question"]
+
+
+def test_a_model_folder_is_read_at_other_limits_too(cli, tiny_rm, data):
+    code, text, err = cli("audit", tiny_rm("bert"), data, "--probes", "openings,white_space", "--json")
+    assert code == 0, err
+    document = json.loads(text)
+    assert document["probes"][0]["num_unseen"] is not None  # a folder tells what it reads
+    assert document["truncation"]["max_length"] is not None
+    assert document["model"]["files"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--probes", "oppenings"], "oppenings"),
+        (["--fail-over", "padding=0.2"], "NAME=NUMBERsd"),
+        (["--fail-over", "bold=0.2sd", "--probes", "openings"], "bold"),
+        (["--prompts", "1"], "prompts"),
+        (["--gold", "labels"], "gold"),
+        (["--pool", "x.jsonl"], "gold"),
+        (["--set", "by=goal"], "against"),
+        (["--set", "serch=true"], "search"),
+        (["--extend", "nothing.py"], "nothing.py"),
+        (["--baseline", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(cli, scorer, data, words, complaint):
+    code, _, err = cli("audit", scorer("score"), data, *words)
+    assert code == 2 and complaint in err
+
+
+def test_scorers_and_data_that_cannot_be_audited_are_refused(cli, scorer, data, write_rows, tmp_path):
+    code, _, err = cli("audit", scorer("flat"), data)
+    assert code == 2 and "equal scores in all" in err
+    one_prompt = write_rows([{"prompt": "p", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(3)], "one.jsonl")
+    assert cli("audit", scorer("score"), one_prompt)[0] == 2
+    singles = write_rows([{"prompt": "p", "answer": "a"}], "single.jsonl")
+    assert cli("audit", scorer("score"), singles)[0] == 2
+    assert cli("audit", scorer("missing"), data)[0] == 2
+    assert cli("audit", scorer("score"), tmp_path / "nothing.jsonl")[0] == 2
+
+
+def test_an_output_that_is_something_else_is_kept(cli, scorer, data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    code, _, err = cli("audit", scorer("score"), data, "--out", tmp_path / "mine", "--overwrite")
+    assert code == 2 and "earlier audit" in err
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
