@@ -415,7 +415,9 @@ def audit(
 def report(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, folders of `evaluate --out`, or one earlier report."),
+        typer.Argument(
+            metavar="RUN...", help="Run folders, folders of `evaluate --out` or `audit --out`, or one earlier report."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page with its numbers; needed for several runs.")
@@ -428,7 +430,11 @@ def report(
     from rewardsmith.evaluation.pages.page import write_report
 
     written = write_report(folders, out=out, overwrite=overwrite, seed=seed)
-    _finish({"verb": "report", **written.as_dict()}, as_json, f"{written.num_pairs:,} pairs -> {written.page}")
+    _finish(
+        {"verb": "report", **written.as_dict()},
+        as_json,
+        f"{written.num_models:,} models, {written.num_pairs:,} pairs -> {written.page}",
+    )
 
 
 @app.command()

@@ -347,9 +347,9 @@ class DomainFlag:
 
     Args:
         distance: of the part below, in standard deviations of the features.
-        p_value: how rare a text so far out is among those data.
+        p_value: how rare a text at such a distance, or a more unusual one, is among those data.
         outside: rarer than the detector's level.
-        part: "prompts" or "answers": what lies farther out.
+        part: "prompts" or "answers": the more unusual one.
     """
 
     distance: float

@@ -67,7 +67,7 @@ def test_the_document_says_what_was_found_and_what_was_not_covered(probes):
     assert lines == [
         "search: not asked for (--search)",
         "probes that were not asked: marks",
-        "never: it applied to no answer of the sample that the scorer would have read to the edit",
+        "never: it applied to fewer than two prompts, or to answers that are cut before the edit",
     ]
     json.dumps(document, allow_nan=False)
 

@@ -46,10 +46,10 @@ def test_p_values_are_honest_where_chi_square_is_not():
 
 
 def test_a_p_value_by_hand():
-    """(1 + sum over the prompts of their share of texts that lie as far out by the fit which has not seen them) / (prompts + 1)."""
+    """Twice (1 + sum over the prompts of their share of texts that lie as far out, or as near, by the fit which has not seen them) / (prompts + 1)."""
     rng = np.random.default_rng(0)
-    prompts = named("a", 60, each=3)[:150]  # the last ten prompts have no text: 50 prompts
-    values, new = heavy(rng, 150), heavy(rng, 4)
+    prompts = named("a", 80, each=3)
+    values, new = heavy(rng, 240), np.concatenate([heavy(rng, 4), np.zeros((1, 8))])
     fit = DistanceFit.fit(values, prompts, seed=1)
 
     def distance(text, k):
@@ -61,13 +61,14 @@ def test_a_p_value_by_hand():
         farther = dict.fromkeys(prompts, 0.0)
         for i, prompt in enumerate(prompts):
             farther[prompt] += (distance(values[i], fit.folds[i]) >= distance(text, fit.folds[i])) / 3
-        assert judged.p_value[j] == pytest.approx((1 + sum(farther.values())) / 51)
+        tail = min(sum(farther.values()), 80 - sum(farther.values()))  # no two distances are equal
+        assert judged.p_value[j] == pytest.approx(min(1, 2 * (1 + tail) / 81))
         assert judged.distance[j] == pytest.approx(np.mean([distance(text, k) for k in range(FOLDS)]))
-        assert judged.rank[j] == pytest.approx(1 - sum(farther.values()) / 50)
+        assert judged.rank[j] == pytest.approx(1 - sum(farther.values()) / 80)
 
 
 def test_no_text_is_judged_by_a_fit_that_has_seen_a_text_of_its_prompt():
-    values, prompts = heavy(np.random.default_rng(1), 200), named("a", 50, each=4)
+    values, prompts = heavy(np.random.default_rng(1), 320), named("a", 80, each=4)
     fit = DistanceFit.fit(values, prompts)
     for k in range(FOLDS):
         seen = fit.folds != k
@@ -79,10 +80,19 @@ def test_texts_far_away_have_the_least_p_value_and_the_largest_distance():
     rng = np.random.default_rng(2)
     fit = DistanceFit.fit(heavy(rng, 80), named("a", 80))
     found = find_outliers(fit, heavy(rng, 30) + 40, named("b", 30), named("a", 80))
-    assert found.judged.p_value == pytest.approx(np.full(30, 1 / 81))
+    assert found.judged.p_value == pytest.approx(np.full(30, 2 / 81))
     assert (found.auroc.value, found.outside.value, found.false_positive_rate.value) == (1.0, 1.0, 0.0)
     assert 0.8 < found.auroc.low < 1.0 and 0.8 < found.outside.low < 1.0
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_texts_of_nothing_in_particular_are_outside_too():
+    """In 40 normal features the distances of the reference lie around sqrt 40; what lies at the centre of all of them is as rare as what lies far out."""
+    rng = np.random.default_rng(7)
+    fit = DistanceFit.fit(rng.normal(size=(120, 40)), named("a", 120))
+    found = find_outliers(fit, 0.05 * rng.normal(size=(30, 40)), named("b", 30), named("a", 120))
+    assert found.outside.value == 1.0 and found.auroc.value == 0.0
+    assert found.judged.chi_square_p.min() > 0.9
 
 
 def test_auroc_is_the_mean_rank_and_passes_for_what_is_not_outside():
@@ -109,14 +119,14 @@ def test_accuracy_falls_where_it_was_made_to_fall_with_the_distance():
 
 def test_a_reference_of_few_prompts_and_broken_features_are_refused():
     values = heavy(np.random.default_rng(5), 100)
-    with pytest.raises(DataError, match="at least 50 reference prompts"):
-        DistanceFit.fit(values, named("a", 49, each=3)[:100])
+    with pytest.raises(DataError, match="at least 80 reference prompts"):
+        DistanceFit.fit(values, named("a", 50, each=2))
     with pytest.raises(DataError, match="finite"):
         DistanceFit.fit(values * np.nan, named("a", 100))
 
 
 def test_texts_that_are_all_the_same_are_no_fault():
-    fit = DistanceFit.fit(np.ones((60, 3)), named("a", 60))
+    fit = DistanceFit.fit(np.ones((90, 3)), named("a", 90))
     assert fit.judge(np.ones((2, 3))).p_value == pytest.approx(np.ones(2))
 
 
@@ -143,11 +153,11 @@ KITCHEN = ["stir", "the", "soup", "add", "salt", "bake", "bread", "slowly", "oni
 
 def detector(features, made_by=None):
     rng = np.random.default_rng(6)
-    prompts, answers = words(rng, KITCHEN, 60), words(rng, KITCHEN, 60)
+    prompts, answers = words(rng, KITCHEN, 100), words(rng, KITCHEN, 100)
     own = features or TextFeatures.fit([(text, "") for text in words(rng, KITCHEN, 30)])
     fits = {
-        "prompts": DistanceFit.fit(own.features([(text, "") for text in prompts]), named("a", 60)),
-        "answers": DistanceFit.fit(own.features([("", text) for text in answers]), named("a", 60)),
+        "prompts": DistanceFit.fit(own.features([(text, "") for text in prompts]), named("a", 100)),
+        "answers": DistanceFit.fit(own.features([("", text) for text in answers]), named("a", 100)),
     }
     return Detector(fits, own, made_by)
 
@@ -158,8 +168,8 @@ def test_a_flag_is_that_of_the_less_likely_part_and_pays_for_both():
     inside, prompt, answer = found.flags([(usual, usual), ([{"role": "user", "content": odd}], usual), (usual, odd)])
     assert not inside.outside and inside.p_value > 0.05
     assert (prompt.outside, prompt.part) == (True, "prompts") and (answer.outside, answer.part) == (True, "answers")
-    # The least p-value of 60 prompts is 1 / 61; of two parts 2 / 61.
-    assert answer.p_value == pytest.approx(2 / 61)
+    # The least p-value of 100 prompts is 2 / 101; of two parts 4 / 101.
+    assert answer.p_value == pytest.approx(4 / 101)
     assert found.flags([]) == [] and isinstance(found, DomainDetector)
 
 

@@ -55,19 +55,24 @@ def test_the_effect_of_a_neutral_contrast_is_taken_off(own_registry):
     def belief():
         one = ("asked with a belief", "agrees"), ("asked with a belief", "corrects")
         other = ("asked", "agrees anyway"), ("asked", "corrects anyway")
-        return [Contrast("i", "item", *one, neutral=other)]
+        return [Contrast(f"i{k}", f"item {k}", *one, neutral=other) for k in range(2)]
 
     (result,) = run_probes(FunctionScorer(lambda prompt, answer: scores[answer]), [], [registry.PROBES["belief"]], UNIT)
-    assert result.differences.tolist() == [(5.0 - 1.0) - (2.0 - 1.5)]
+    assert result.differences.tolist() == 2 * [(5.0 - 1.0) - (2.0 - 1.5)]
     assert result.flip_rate is None
 
 
 def test_a_subject_that_an_edit_does_not_apply_to_is_left_out(own_registry):
-    def only_first(prompt, answer, rng):
-        return {"answer 0": "edited", "answer 1": "answer 1"}.get(answer)
+    def some(prompt, answer, rng):
+        return {"answer 0": "edited", "answer 1": "answer 1", "answer 3": "edited"}.get(answer)
 
-    (result,) = run_probes(FunctionScorer(lambda prompt, answer: 0.0), SUBJECTS, [_marks(edit=only_first)], UNIT)
-    assert (len(result.contrasts), result.num_subjects) == (1, 4)
+    (result,) = run_probes(FunctionScorer(lambda prompt, answer: 0.0), SUBJECTS, [_marks(edit=some)], UNIT)
+    assert (len(result.contrasts), result.num_subjects) == (2, 4)
+
+
+def test_one_prompt_is_no_measurement(own_registry):
+    probe = _marks(edit=lambda prompt, answer, rng: {"answer 0": "edited"}.get(answer))
+    assert run_probes(FunctionScorer(lambda prompt, answer: 0.0), SUBJECTS, [probe], UNIT) == []
 
 
 def test_a_probe_that_applies_to_nothing_has_no_result(own_registry):
@@ -120,7 +125,7 @@ def test_what_a_probe_brings_itself_counts_even_where_it_is_cut_away(own_registr
 
     plan = Plan([registry.PROBES["late"]], [], seed=0)
     (result,) = plan.measured(np.zeros(6, np.float32), UNIT, digests=np.zeros(6, np.uint64))
-    assert (result.num_unseen, result.win_rate.value) == (0, 0.5)
+    assert (result.num_unseen, len(result.contrasts), result.win_rate.value) == (3, 3, 0.5)
 
 
 def test_a_draw_depends_on_the_text_and_not_on_what_else_is_audited(own_registry):

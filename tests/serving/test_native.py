@@ -454,7 +454,7 @@ def test_a_saved_detector_is_served_with_the_model_that_it_belongs_to(tiny_rm, t
     if kind == "features":
         features = FrozenEncoder(folders["own"], max_length=32, settings=scoring)
         made_by = {"name": "own", "files": dict(published["own"].model.contract.files), "max_length": 32}
-    found = measure_shift(kitchen_rows(80, 0), kitchen_rows(30, 1), features=features, made_by=made_by)
+    found = measure_shift(kitchen_rows(120, 0), kitchen_rows(30, 1), features=features, made_by=made_by)
     found.save_detector(tmp_path / "domain")
     settings = ServeSettings(domain=str(tmp_path / "domain"))
     detectors = {
@@ -482,7 +482,7 @@ def test_a_detector_of_none_of_the_served_models_stops_the_server_before_it_list
     from tests.auditing.test_outliers import Lengths
 
     made_by = {"name": "elsewhere", "files": {"model.safetensors": "0" * 64}, "max_length": 32}
-    found = measure_shift(kitchen_rows(80, 0), kitchen_rows(30, 1), features=Lengths(), made_by=made_by)
+    found = measure_shift(kitchen_rows(120, 0), kitchen_rows(30, 1), features=Lengths(), made_by=made_by)
     found.save_detector(tmp_path / "domain")
     monkeypatch.setattr(service, "Server", lambda *arguments, **more: pytest.fail("it listens"))
     for place in (tmp_path / "domain", tmp_path / "nowhere"):

@@ -211,7 +211,7 @@ def _coverage(drawn: Sample, plan: Plan, results: Sequence[ProbeResult], documen
         "probes": {
             result.probe.name: {
                 "offered": result.num_subjects,
-                "applied": len(result.contrasts) + (result.num_unseen or 0),
+                "applied": result.num_made,
                 "unseen": result.num_unseen,
             }
             for result in results
@@ -237,7 +237,7 @@ def not_covered(
     if left:
         lines.append(f"probes that were not asked: {', '.join(left)}")
     lines += [
-        f"{name}: it applied to no answer of the sample that the scorer would have read to the edit"
+        f"{name}: it applied to fewer than two prompts, or to answers that are cut before the edit"
         for name in sorted(names - ran)
     ]
     lines += [

@@ -1,4 +1,4 @@
-"""How far a text lies from the reference: Mahalanobis distances of features, with p-values that texts which the fit has not seen give them.
+"""How far a text lies from the reference: Mahalanobis distances of features, with p-values by texts that the fit has not seen.
 
 Legend: `n` reference texts, `m` new texts, `H` features, `K` folds, `C` prompts of the reference.
 """
@@ -32,8 +32,8 @@ Part = Literal["prompts", "answers"]
 FOLDS = 5
 LEVEL = 0.05
 """Of a flag: so many texts of the reference's own domain are flagged, too."""
-LEAST_PROMPTS = 50
-"""Of the reference: with fewer no p-value could fall far enough below the level of two parts."""
+LEAST_PROMPTS = 80
+"""Of the reference: with fewer no two-sided p-value of two parts could fall below the level."""
 FORMAT_VERSION = 1
 _DOCUMENT, _ARRAYS = "detector.json", "arrays.npz"
 _LEAST_PAIRS_IN_BIN = 30
@@ -47,8 +47,9 @@ class Judged:
 
     Args:
         distance: Mahalanobis distance, the mean over folds.
-        p_value: the share of the reference's prompts that lie at least as far out, the text itself among them: under one in twenty is rare.
-        chi_square_p: what a normal distribution of the features would say.
+        p_value: two-sided: twice the share of the reference's prompts that lie at least as far out, or at most, the text itself among them. (Where there are many
+            features no text lies at the centre, but gibberish, whose features are the mean of everything, nearly does.)
+        chi_square_p: what a normal distribution of the features would say of texts farther out.
         rank: the share of the reference that lies nearer, ties one half.
     """
 
@@ -130,13 +131,12 @@ class DistanceFit:
         for distances, near, weights in zip(by_fold, self._sorted_distances, self._sums_above, strict=True):
             at_least += weights[np.searchsorted(near, distances, side="left")]
             above += weights[np.searchsorted(near, distances, side="right")]
-        num = self.num_prompts
+        num, nearest = self.num_prompts, np.minimum(at_least, 1 - above)
         return Judged(
             distance=by_fold.mean(axis=0),
-            # A rounding error of the sums must not lift a p-value over 1.
-            p_value=np.minimum(1.0, (1 + num * at_least) / (num + 1)),
+            p_value=np.minimum(1.0, 2 * (1 + num * nearest) / (num + 1)),
             chi_square_p=chi2.sf((by_fold**2).mean(axis=0), self.means.shape[1]),
-            rank=1 - (at_least + above) / 2,
+            rank=np.round(1 - (at_least + above) / 2, 12),  # sums of all weights are 1 but for rounding
         )
 
     @property
@@ -187,7 +187,7 @@ class Outliers:
     Args:
         judged: each new text.
         auroc: how often a new text lies farther out than a held-out reference text; 0.5 where they come from one distribution.
-        outside: share of new texts with a p-value below the level; the level itself where they come from one distribution.
+        outside: share of new texts with a p-value below the level, too far out or too near the centre; the level itself where they come from one distribution.
         false_positive_rate: share of new texts that pass as the reference's own when 95 % of these do.
         chi_square_alarms: share of *held-out reference* texts that a normal distribution would call rare at the level: how far its p-values are to be believed.
         accuracy_by_distance: accuracy of labelled new pairs from the nearest tenth to the farthest; empty where there are none.

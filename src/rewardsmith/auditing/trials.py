@@ -159,12 +159,15 @@ class Plan:
         out, counted. Contrasts of probes that bring their own texts stay: that a sentence was cut away is what some of them ask.
 
         Returns:
-            One result a probe that has contrasts, in the order of the probes.
+            One result a probe that has contrasts of two prompts or more, in the order of the probes.
         """
         values = scores.astype(np.float64)
         seen = {probe.name: self._seen(probe, digests) for probe in self.probes}
         measured = [
-            _Measured.of(probe, seen[probe.name], self, values, unit) for probe in self.probes if seen[probe.name]
+            _Measured.of(probe, seen[probe.name], self, values, unit)
+            for probe in self.probes
+            # One prompt says nothing of how prompts differ: such a probe is not measured.
+            if len({contrast.cluster for contrast in seen[probe.name]}) > 1
         ]
         p_values = [one.effect.p_value for one in measured]
         by_chance = next((one.flip_rate for one in measured if one.probe.name == reference), None)
@@ -184,7 +187,8 @@ class Plan:
                 flip_rate_reference=None if one.probe.name == reference else by_chance,
                 win_rate=one.win_rate,
                 num_subjects=self.num_subjects,
-                num_unseen=None if digests is None else len(self.contrasts[one.probe.name]) - len(seen[one.probe.name]),
+                num_made=len(self.contrasts[one.probe.name]),
+                num_unseen=None if digests is None else int(self._is_unseen(one.probe, digests).sum()),
             )
             for one, confidence, p_adjusted in zip(
                 measured, holm_confidences(p_values, LEVEL), holm(p_values), strict=True
@@ -194,13 +198,19 @@ class Plan:
     def _seen(self, probe: Probe, digests: NDArray[np.uint64] | None) -> list[Contrast]:
         """The contrasts of a probe that are two texts to the scorer."""
         contrasts = self.contrasts[probe.name]
-        if digests is None or not probe.edits_answers or not contrasts:
+        if digests is None or not probe.edits_answers:
             return contrasts
-        same = (
+        unseen = self._is_unseen(probe, digests).tolist()
+        return [one for one, is_unseen in zip(contrasts, unseen, strict=True) if not is_unseen]
+
+    def _is_unseen(self, probe: Probe, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Of each contrast of a probe, whether its two texts are one to the scorer."""
+        contrasts = self.contrasts[probe.name]
+        unseen: NDArray[np.bool_] = (
             digests[self.rows([one.edited for one in contrasts])]
             == digests[self.rows([one.original for one in contrasts])]
         )
-        return [one for one, unseen in zip(contrasts, same.tolist(), strict=True) if not unseen]
+        return unseen
 
 
 @dataclass(frozen=True)
@@ -286,7 +296,9 @@ class ProbeResult:
         flip_rate_reference: that of an edit which keeps the meaning.
         win_rate: how often the edited text scores higher.
         num_subjects: that the probe was offered.
-        num_unseen: further contrasts, of which the scorer saw no difference since what was edited was cut away; None where that is not known.
+        num_made: contrasts that it made, unseen ones included.
+        num_unseen: contrasts of which the scorer saw no difference, since what was edited was cut away; None where that is not known. Those of edited answers are
+            left out of everything else.
     """
 
     probe: Probe
@@ -303,6 +315,7 @@ class ProbeResult:
     flip_rate_reference: Estimate | None
     win_rate: Estimate
     num_subjects: int
+    num_made: int
     num_unseen: int | None
 
     @property
@@ -326,7 +339,7 @@ class ProbeResult:
             if self.flip_rate_reference is not None:
                 text += f" ({self.flip_rate_reference.value:.0%} after an edit that keeps the meaning)"
         if self.num_unseen:
-            text += f"; in {self.num_unseen} of {self.num_unseen + len(self.contrasts)} answers the edit was cut away before the model saw it"
+            text += f"; in {self.num_unseen} of {self.num_made} answers the edit was cut away before the model saw it"
         return text
 
     def as_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Flags(TypedDict):
 
 
 class Domain(TypedDict):
-    """How far a text lies from the reference of the server's detector; `part` is that of prompts and answers which lies farther out."""
+    """How far a text lies from the reference of the server's detector; `part` is that of prompts and answers which is more unusual."""
 
     distance: float
     p_value: float

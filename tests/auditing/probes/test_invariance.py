@@ -63,6 +63,7 @@ def test_unicode_variants(answer, expected):
         ("Don't go; it can't be, you cannot.", "Do not go; it cannot be, you can't."),
         ("I’m sure they’re. He does not.", "I am sure they are. He doesn’t."),
         ("Why don't people? Isn't it? Didn't he?", None),
+        ("But don't you see, aren't they here, and isn't that so?", None),
         ('The song "Please Don\'t Stop" is old.', None),
         ("It's hers; he'd go. It would not only help.", None),
         ("DON'T!", None),
