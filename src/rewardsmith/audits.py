@@ -15,7 +15,7 @@ from rewardsmith.auditing import registry
 from rewardsmith.auditing.attack_data import write_adversarial_pairs
 from rewardsmith.auditing.audit import Audit, Sample, Scores, not_covered, run_audit, sample
 from rewardsmith.auditing.changes import changes, changes_document, changes_table
-from rewardsmith.auditing.domain import read_texts
+from rewardsmith.auditing.domain import MAX_TEXTS, Text, read_texts
 from rewardsmith.auditing.over_optimisation import LABELS, OverOptimisation, over_optimise
 from rewardsmith.auditing.pools import drawn_pool, enlarged, pool_of, probe_copies
 from rewardsmith.auditing.probes.intrusions import own_tokens
@@ -39,6 +39,8 @@ from rewardsmith.storage import atomic_folder, write_json
 
 REPORT, TRIALS, ADVERSARIAL = "report.json", "trials.jsonl", "adversarial.jsonl"
 INTRUSIONS = "intrusions"
+WITH_MODEL = 500
+"""Texts of a side whose features a model computes, for the comparison of domains."""
 SECTIONS = ("length", "prompt_use", "truncation", "search", "over_optimisation", "shift")
 
 
@@ -130,6 +132,7 @@ def run(
         registry.extend(Path(file))
     baseline = None if settings.baseline is None else _read_audit(Path(settings.baseline))
     facts, pairs = read_labelled(data, skip_bad=skip_bad, console=console)
+    new = None if settings.against is None else read_texts(settings.against, skip_bad=skip_bad)
     source = running.load(model)
     seed = running.seed
     beside = _beside(source.scorer)
@@ -153,8 +156,8 @@ def run(
         )
         document["over_optimisation"] = followed.as_dict()
     shift: Shift | None = None
-    if settings.against is not None:
-        shift = _shift(model, source, pairs, settings, running, skip_bad, console)
+    if new is not None:
+        shift = _shift(model, source, pairs, new, settings, running, console)
         document["shift"] = shift.as_dict()
     if baseline is not None:
         document["changes"] = changes_document(changes(*baseline, document, found.rows()))
@@ -167,6 +170,8 @@ def run(
     if shift is not None and settings.store_domain is not None:
         shift.save_detector(settings.store_domain)
     if not quiet:
+        if shift is not None:
+            console.print(shift.table())
         _print(document, f"{source.name} on {facts['source']}", console)
     return document
 
@@ -223,6 +228,9 @@ def _base(
         if not is_asked
     }
     found.document["not_covered"] = not_covered(found.document, asked, list(registry.PROBES.values()), absent)
+    found.document["not_covered"].append(
+        "whether a rejected answer does harm: where it does, an empty, cut or off-topic answer may rightly score higher than it"
+    )
     return found
 
 
@@ -312,14 +320,12 @@ def _shift(
     model: str,
     source: Source,
     pairs: Sequence[Preference],
+    new: Sequence[Text],
     settings: AuditSettings,
     running: Running,
-    skip_bad: bool,
     console: Console,
 ) -> Shift:
     """The data against new prompts, by features where something gives them."""
-    assert settings.against is not None
-    new = read_texts(settings.against, skip_bad=skip_bad)
     encoder = settings.encoder if settings.encoder is not None else (None if _is_elsewhere(model) else model)
     features: Features | None = None
     made_by: dict[str, Any] | None = None
@@ -328,7 +334,9 @@ def _shift(
 
         frozen = FrozenEncoder(encoder, settings=running.settings)
         features = frozen
-        made_by = {"name": encoder, "max_length": frozen.max_length}
+        again = {"files": dict(source.files)} if settings.encoder is None else {"encoder": encoder}
+        name = source.name if settings.encoder is None else Path(encoder).name
+        made_by = {"name": name, "max_length": frozen.max_length, **again}
     with console.status("shift") as status:
         found = measure_shift(
             pairs,
@@ -338,6 +346,8 @@ def _shift(
             scorer=source.scorer,
             temperature=source.temperature,
             by=settings.by,
+            # A model reads each text once more; words cost next to nothing.
+            max_texts=WITH_MODEL if features is not None else MAX_TEXTS,
             seed=running.seed,
             progress=lambda stage, done, total: status.update(f"shift, {stage}: {done:,} of {total:,}"),
         )
@@ -345,8 +355,10 @@ def _shift(
 
 
 def _is_elsewhere(model: str) -> bool:
-    """Whether a MODEL argument names something that has no weights here."""
-    return is_url(model) or is_function(model)
+    """Whether a MODEL argument names something that has no weights here that torch can read."""
+    from rewardsmith.model.exported import is_exported  # loaded here: it imports torch
+
+    return is_url(model) or is_function(model) or is_exported(model)
 
 
 def _read_audit(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass, field, replace
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -494,3 +495,23 @@ def test_a_detector_of_none_of_the_served_models_stops_the_server_before_it_list
                 console=Console(quiet=True),
                 on_started=lambda _: None,
             )
+
+
+def test_a_detector_that_takes_its_time_does_not_hold_up_the_server(listening):
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(LongAnswersAreOutside):
+        def flags(self, pairs):
+            reading.set()
+            assert go_on.wait(30)
+            return super().flags(pairs)
+
+    url, found = listening(served(Reader(), domain=Slow())), []
+    asked = {"inputs": inputs("3")}
+    ask = threading.Thread(target=lambda: found.append(httpx.post(f"{url}/v1/score", json=asked, timeout=60)))
+    ask.start()
+    assert reading.wait(30)
+    assert httpx.get(f"{url}/health", timeout=5).status_code == 200
+    go_on.set()
+    ask.join(30)
+    assert found[0].json()["results"][0]["domain"]["part"] == "answers"

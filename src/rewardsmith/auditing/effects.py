@@ -63,12 +63,14 @@ class Effect:
         error: its standard error, from the sums of prompts.
         num_clusters: prompts behind it.
         n: differences behind it.
+        freedom: degrees of freedom of the interval: prompts - 1, fewer where a stratum is small.
     """
 
     value: float
     error: float
     num_clusters: int
     n: int
+    freedom: float = 0.0
 
     @classmethod
     def of(
@@ -104,6 +106,14 @@ class Effect:
         mean, square = float(means.mean()), float(unit.squares.mean())
         value = mean / float(np.sqrt(square))
         own = (differences - means[codes]) / (len(sizes) * sizes[codes] * np.sqrt(square))
+        freedom = float("inf")
+        if (
+            len(sizes) > 1
+        ):  # a small stratum knows its own spread badly: n - 1 for n, and the degrees of freedom of Satterthwaite (1946)
+            own *= np.sqrt(sizes / np.maximum(sizes - 1, 1))[codes]
+            parts = np.bincount(codes, weights=own**2)
+            if parts.any():
+                freedom = float(parts.sum() ** 2 / (parts**2 / np.maximum(sizes - 1, 1)).sum())
         scale = -mean * (unit.squares - square) / (2 * square**1.5 * len(unit.squares))
         names, joint = np.unique(np.array([*clusters, *unit.clusters], dtype=object).astype(str), return_inverse=True)
         sums = np.bincount(joint, weights=np.concatenate([own, scale]), minlength=len(names))
@@ -111,13 +121,13 @@ class Effect:
         if num_clusters < 2:  # one prompt says nothing of how prompts differ
             return cls(value, float("inf"), num_clusters, n)
         error = float(np.sqrt(num_clusters / (num_clusters - 1) * (sums**2).sum()))
-        return cls(value, error, num_clusters, n)
+        return cls(value, error, num_clusters, n, min(freedom, num_clusters - 1))
 
     def interval(self, confidence: float = 0.95) -> Estimate:
         """The effect with its two-sided interval."""
         if self.num_clusters < 2:
             return Estimate(self.value, float("-inf"), float("inf"), self.n, "unknown: one prompt")
-        reach = float(t.ppf(0.5 + confidence / 2, self.num_clusters - 1)) * self.error
+        reach = float(t.ppf(0.5 + confidence / 2, self.freedom)) * self.error
         method = f"cluster-robust over {self.num_clusters} prompts"
         return Estimate(self.value, self.value - reach, self.value + reach, self.n, method)
 
@@ -128,7 +138,7 @@ class Effect:
             return 1.0
         if self.error == 0:
             return 1.0 if self.value == 0 else 0.0
-        return float(2 * t.sf(abs(self.value) / self.error, self.num_clusters - 1))
+        return float(2 * t.sf(abs(self.value) / self.error, self.freedom))
 
 
 def holm_confidences(p_values: Sequence[float], level: float = 0.05) -> list[float]:

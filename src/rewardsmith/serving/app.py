@@ -257,8 +257,12 @@ async def _answer(service: Service, request: Request, path: str, body: Body) -> 
         inputs = body.inputs(model)
         service.check_size(inputs)
         table = await service.score(request, model, inputs)
+        # A detector reads the texts once more: not on the event loop.
+        answer = (
+            body.answer(model, table) if model.domain is None else await asyncio.to_thread(body.answer, model, table)
+        )
         # In here, for a number that JSON has no form of is an error of ours like any other.
-        return JSONResponse(body.answer(model, table), headers=_warnings(service, model, table))
+        return JSONResponse(answer, headers=_warnings(service, model, table))
     except Exception as error:
         return complain(path, Complaint.of(error), protocol=body.protocol)
 
