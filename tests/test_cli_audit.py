@@ -144,3 +144,32 @@ def test_an_output_that_is_something_else_is_kept(cli, scorer, data, tmp_path):
     code, _, err = cli("audit", scorer("score"), data, "--out", tmp_path / "mine", "--overwrite")
     assert code == 2 and "earlier audit" in err
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_candidates_new_prompts_and_a_search_have_sections_of_their_own(cli, scorer, data, write_rows, tmp_path):
+    groups = [
+        {
+            "prompt": f"What grows on island {i}?",
+            "answers": [f"Palm number {i}.", f"Yes! {i} ferns.", f"Nothing, at {i}.", f"Moss {i}."],
+            "ratings": [3, 0, 1, 2],
+        }
+        for i in range(30)
+    ]
+    pool = write_rows(groups, "pool.jsonl")
+    new = write_rows([{"prompt": f"Schreib ein Gedicht auf den Fluss {i}, bitte."} for i in range(60)], "new.jsonl")
+    out = tmp_path / "audit"
+    words = ["--probes", "opening_yes,white_space", "--pool", pool, "--gold", "labels", "--against", new, "--search"]
+    sets = ["search_prompts=40", "search_texts=4000", "search_words=1", "copies=1"]
+    code, text, err = cli(
+        "audit", scorer("score"), data, *words, *(w for s in sets for w in ("--set", s)), "--out", out, "--json"
+    )
+    assert code == 0, err
+    document = json.loads(text)
+    assert document["search"]["num_flagged"] >= 1
+    assert document["over_optimisation"]["reading"] and document["shift"]["reading"]
+    names = {path.name for path in out.iterdir()}
+    assert {"report.json", "trials.jsonl", "candidates.jsonl", "adversarial.jsonl", "over_optimisation.png"} <= names
+    # The adversarial pairs are rows that train reads, of the search half alone.
+    rows = [json.loads(line) for line in (out / "adversarial.jsonl").read_text().splitlines()]
+    assert rows and all("Yes!" in row["rejected"] or row["augmented"] for row in rows)
+    assert not any(line.startswith(("search: not", "shift: not", "over_opt")) for line in document["not_covered"])

@@ -40,6 +40,8 @@ PAGES = (
     "docs/prompt_use.md",
     "docs/shift.md",
 )
+# Several trainings each: `make test-all` runs them.
+LONG = ("docs/learning_curve.md", "docs/sweep.md")
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -100,7 +102,9 @@ def run_page(page, change):
                     subprocess.run(line, shell=True, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in PAGES if blocks(page)]
+)
 def test_every_block_runs(page, tiny, in_folder, capsys):
     model = tiny("bert")
     run_page(page, lambda words: quick(words, model))

@@ -17,7 +17,7 @@ from rewardsmith.auditing.audit import Audit, Sample, Scores, not_covered, run_a
 from rewardsmith.auditing.changes import changes, changes_document, changes_table
 from rewardsmith.auditing.domain import MAX_TEXTS, Text, read_texts
 from rewardsmith.auditing.over_optimisation import LABELS, OverOptimisation, over_optimise
-from rewardsmith.auditing.pools import drawn_pool, enlarged, pool_of, probe_copies
+from rewardsmith.auditing.pools import drawn_pool, enlarged, merged, pool_of, probe_copies
 from rewardsmith.auditing.probes.intrusions import own_tokens
 from rewardsmith.auditing.probes.length import length_statistics
 from rewardsmith.auditing.prompt_use import known_scores, measure_prompt_use
@@ -30,17 +30,21 @@ from rewardsmith.auditing.truncation import measure_truncation
 from rewardsmith.config import AuditSettings
 from rewardsmith.data import io
 from rewardsmith.data.schema import Preference
-from rewardsmith.errors import DataError
+from rewardsmith.errors import DataError, MissingExtraError
 from rewardsmith.functions import Function, as_scorer, is_function
 from rewardsmith.loading import Running, Source, described, papers, read_labelled
+from rewardsmith.plots import over_optimisation_curves
 from rewardsmith.remote import is_url
 from rewardsmith.scores import Features, LengthLimited, Perplexity, Scorer, TokenGradients
 from rewardsmith.storage import atomic_folder, write_json
 
 REPORT, TRIALS, ADVERSARIAL = "report.json", "trials.jsonl", "adversarial.jsonl"
 INTRUSIONS = "intrusions"
+NUM_PROBED = 25
+"""Groups whose selected answers are probed: every probe, twice, by every model."""
 WITH_MODEL = 500
 """Texts of a side whose features a model computes, for the comparison of domains."""
+CANDIDATES, CURVES = "candidates.jsonl", "over_optimisation.png"
 SECTIONS = ("length", "prompt_use", "truncation", "search", "over_optimisation", "shift")
 
 
@@ -144,6 +148,7 @@ def run(
         **source.precision,
         **found.document,
     }
+    candidates: list[Mapping[str, Any]] = []
     adversarial: list[Preference] | None = None
     triggers: list[Any] = []
     if settings.search:
@@ -155,6 +160,7 @@ def run(
             source, drawn_from=found.sample, settings=settings, running=running, console=console
         )
         document["over_optimisation"] = followed.as_dict()
+        candidates = list(followed.rows())
     shift: Shift | None = None
     if new is not None:
         shift = _shift(model, source, pairs, new, settings, running, console)
@@ -165,6 +171,9 @@ def run(
         with atomic_folder(out) as folder:
             write_json(folder / REPORT, document)
             io.write_rows(folder / TRIALS, found.rows())
+            if candidates:
+                io.write_rows(folder / CANDIDATES, candidates)
+                _draw(document["over_optimisation"], folder / CURVES, console)
             if adversarial and triggers:
                 write_adversarial_pairs(folder / ADVERSARIAL, adversarial, triggers, seed=seed)
     if shift is not None and settings.store_domain is not None:
@@ -285,7 +294,7 @@ def _over_optimisation(
     """Best-of-n over candidates that are given or drawn, judged by gold, alone and as an ensemble."""
     assert settings.gold is not None
     if settings.pool is not None:
-        pool = pool_of(io.read(settings.pool).rows)
+        pool = merged(pool_of(io.read(settings.pool).rows))
     else:
         from rewardsmith.model.policy import Policy  # loaded here: it imports torch
 
@@ -311,6 +320,7 @@ def _over_optimisation(
             probes=[
                 probe for probe in registry.chosen_probes(settings.probes, settings.without) if probe.edits_answers
             ],
+            num_probed=NUM_PROBED,
             seed=running.seed,
             on_texts=lambda name, done, of: status.update(f"over-optimisation, {name}: {done:,} of {of:,} texts"),
         )
@@ -352,6 +362,14 @@ def _shift(
             progress=lambda stage, done, total: status.update(f"shift, {stage}: {done:,} of {total:,}"),
         )
     return found
+
+
+def _draw(section: Mapping[str, Any], path: Path, console: Console) -> None:
+    """The curves; without matplotlib that is said, for a missing plot is no reason to lose an audit."""
+    try:
+        over_optimisation_curves(section, path)
+    except MissingExtraError as error:
+        console.print(f"no {path.name}: {error}", highlight=False, markup=False)
 
 
 def _is_elsewhere(model: str) -> bool:

@@ -97,7 +97,7 @@ def cluster_bootstrap(
     num_clusters = int(clusters.max()) + 1
     blocks = cluster_draws(num_clusters, max(n, num_clusters), resamples, seed)
     draws = np.concatenate([statistic(drawn[:, clusters]) for drawn in blocks])  # (R, C) -> (R, n) -> (R,)
-    tail = _tail(num_clusters, confidence)
+    tail = interval_tail(num_clusters, confidence)
     low, high = np.quantile(draws, [tail, 1 - tail])
     value = float(statistic(np.ones((1, n)))[0])
     method = f"bootstrap over {num_clusters} prompts"
@@ -109,7 +109,7 @@ def cluster_bootstrap(
     return Estimate(value, float(low), float(high), n, method)
 
 
-def _tail(num_clusters: int, confidence: float) -> float:
+def interval_tail(num_clusters: int, confidence: float) -> float:
     """The share of resamples that lies beyond one end of the interval; a single cluster has no tail."""
     if num_clusters < 2:
         return 0.0
@@ -147,7 +147,7 @@ def mean(values: Floats, clusters: NDArray[np.int64], *, seed: int = 0) -> Estim
     sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
     blocks = cluster_draws(num_clusters, max(n, num_clusters), NUM_RESAMPLES, seed)
     draws = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in blocks])
-    tail = _tail(num_clusters, 0.95)
+    tail = interval_tail(num_clusters, 0.95)
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(float(values.mean()), float(low), float(high), n, f"bootstrap over {num_clusters} prompts")
 

@@ -54,6 +54,14 @@ def test_a_perfect_proxy_rises_without_end_and_is_gold():
     assert not found["m0"].is_over_optimised and "no fall was seen" in found.reading
 
 
+def test_the_reading_names_the_proxy_that_fell_else_the_one_that_brings_least():
+    heavy, light = heavy_tailed(1, freedom=1.2), normal(1, scale=0.1)
+    both = Simulated(lambda rng, shape: np.concatenate([light(rng, shape), heavy(rng, shape)]), num_candidates=48)
+    assert "score of m1 rises" in over_optimise(both.proxies, both.pool, both.gold).reading
+    weak = Simulated(lambda rng, shape: np.concatenate([light(rng, shape), normal(1, scale=3)(rng, shape)]))
+    assert "score of m1 rises" in over_optimise(weak.proxies, weak.pool, weak.gold).reading
+
+
 def test_controls_move_gold_by_nothing_and_the_proxy_by_more(planted):
     _, found = planted
     for name in ("random", "length only", "shuffled labels"):
@@ -358,6 +366,16 @@ def test_probes_are_put_to_blind_and_to_selected_answers():
     assert change.before == pytest.approx(0.3 / sd, abs=0.2 / sd)
     assert change.is_certain and change.change.low > 0
     assert found.as_dict()["probes"][0]["grown"] == ["said_twice"]
+
+
+def test_a_probe_that_applies_to_one_prompt_or_none_changes_nothing():
+    pool, worth = worded_pool(num_groups=6, num_candidates=4, seed=4)
+    seldom = Probe("seldom", "x", "bias", "up", "x", lambda subjects, seed: said_twice(subjects[:1], seed))
+    never = Probe("never", "x", "bias", "up", "x", lambda subjects, seed: [])
+    score = FunctionScorer(lambda prompt, answer: worth.get(answer, 0.0))
+    for probe in (seldom, never):
+        found = over_optimise({"m": score}, pool, lambda p, a: -worth[a], probes=[probe])
+        assert found.probes[0].probes == [] and found.probes[0].num_groups == 6
 
 
 def test_selected_answers_are_drawn_by_their_chance():

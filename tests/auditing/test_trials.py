@@ -118,6 +118,13 @@ def test_edits_that_the_scorer_cannot_see_are_left_out_and_counted(own_registry)
     assert plan.measured(scores, UNIT, digests=np.zeros(len(plan.pairs), np.uint64)) == []
 
 
+def test_an_edit_that_the_tokenizer_folds_has_no_effect_and_is_not_called_cut_away(own_registry):
+    plan = Plan([_marks()], SUBJECTS, seed=0)
+    alike, whole = np.zeros(len(plan.pairs), np.uint64), np.zeros(len(plan.pairs), np.bool_)
+    (result,) = plan.measured(np.zeros(len(plan.pairs), np.float32), UNIT, digests=alike, truncated=whole)
+    assert (result.num_unseen, len(result.contrasts), result.effect.value) == (0, 4, 0.0)
+
+
 def test_what_a_probe_brings_itself_counts_even_where_it_is_cut_away(own_registry):
     @item_probe("late", family="position", says="a wrong end")
     def late():

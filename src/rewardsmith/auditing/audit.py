@@ -180,7 +180,7 @@ def run_audit(
     )
     names = [prompt_key(pair.prompt) for pair in drawn.pairs]
     unit = ScoreUnit.of(scores.margins, names)
-    results = plan.measured(scored.scores, unit, digests=scored.digests)
+    results = plan.measured(scored.scores, unit, digests=scored.digests, truncated=scored.truncated)
     outcomes = 0.5 + 0.5 * np.sign(scores.margins)
     document: dict[str, Any] = {
         "num_pairs": len(drawn.pairs),

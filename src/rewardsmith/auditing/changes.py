@@ -91,7 +91,8 @@ def changes(
     pending = []
     for name in dict.fromkeys(key[0] for key in tables[0]):
         shared = [key for key in tables[0] if key[0] == name and key in tables[1]]
-        if not shared:
+        # One prompt says nothing of how prompts differ.
+        if len({tables[0][key]["cluster"] for key in shared}) < 2:
             continue
         rows = [[table[key] for key in shared] for table in tables]
         effects = [np.array([row["effect_sd"] for row in side]) for side in rows]

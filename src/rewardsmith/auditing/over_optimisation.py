@@ -290,8 +290,10 @@ class OverOptimisation:
 
     @property
     def reading(self) -> str:
-        """One sentence: the proxy that falls most, the ensemble beside it, and what chance alone does."""
-        worst = min((one for one in self.selections if one.role == "proxy"), key=lambda one: one.decline.value)
+        """One sentence: the proxy that falls most, else the one that brings gold least; the ensemble beside it; and what chance alone does."""
+        proxies = [one for one in self.selections if one.role == "proxy"]
+        fallen = [one for one in proxies if one.is_over_optimised]
+        worst = min(fallen or proxies, key=lambda one: one.decline.value if fallen else one.gold[-1].value)
         n_max, last = worst.ns[-1], worst.gold[-1]
         text = (
             f"Under best-of-{n_max} (KL {float(kl_of_best_of(n_max)):.2f} nats) the score of {worst.name} rises by"
@@ -356,8 +358,8 @@ class _Judge:
             name=name,
             role=role,
             ns=self.ns,
-            proxy=[self.resamples.estimate(own[k], own_drawn[:, k]) for k in range(count)],
-            gold=[self.resamples.estimate(gold[k], gold_drawn[:, k]) for k in range(count)],
+            proxy=self.resamples.intervals(own, own_drawn),
+            gold=self.resamples.intervals(gold, gold_drawn),
             n_star=self.resamples.estimate(ns[gold.argmax()], ns[gold_drawn.argmax(axis=1)], whole=True),
             n_star_of_halves=stars,
             gold_at_n_star=self.effect(at_star).interval(),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rewardsmith.stats import FEW_CLUSTERS, NUM_RESAMPLES, Estimate, Floats, _tail, cluster_codes, cluster_draws
+from rewardsmith.stats import FEW_CLUSTERS, NUM_RESAMPLES, Estimate, Floats, cluster_codes, cluster_draws, interval_tail
 
 
 class Resamples:
@@ -42,15 +42,21 @@ class Resamples:
             drawn: of each resample, (R,).
             whole: the number can take whole values only, and so do the bounds.
         """
-        tail = _tail(self.num_prompts, 0.95)
-        low = np.quantile(drawn, tail, method="lower" if whole else "linear")
-        high = np.quantile(drawn, 1 - tail, method="higher" if whole else "linear")
+        return self.intervals(np.array([value]), drawn[:, None], whole=whole)[0]
+
+    def intervals(self, values: Floats, drawn: Floats, *, whole: bool = False) -> list[Estimate]:
+        """As `estimate`, of numbers (M,) with their resamples (R, M)."""
+        tail = interval_tail(self.num_prompts, 0.95)
+        lows = np.quantile(drawn, tail, axis=0, method="lower" if whole else "linear")
+        highs = np.quantile(drawn, 1 - tail, axis=0, method="higher" if whole else "linear")
         method = f"bootstrap over {self.num_prompts} prompts"
         if self.num_prompts < FEW_CLUSTERS:
             method += ", too few for an interval that can be relied on"
-        return Estimate(float(value), float(low), float(high), len(self.codes), method)
+        return [
+            Estimate(float(value), float(low), float(high), len(self.codes), method)
+            for value, low, high in zip(values, lows, highs, strict=True)
+        ]
 
     def estimates(self, values: Floats) -> list[Estimate]:
         """The mean of each quantity, from (G, M) to M."""
-        drawn = self.means(values)
-        return [self.estimate(float(values[:, m].mean()), drawn[:, m]) for m in range(values.shape[1])]
+        return self.intervals(values.mean(axis=0), self.means(values))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ TRAITS: dict[str, Callable[[str], float]] = {
     "apologises": lambda answer: traits(answer).has_apology,
     "refuses": lambda answer: traits(answer).has_refusal,
 }
-_COPY = "copy: "
+_ANY_COPY, _COPY = "edited copy", "copy: "
 
 
 def trait_table(pool: Pool) -> tuple[list[str], Floats]:
@@ -76,7 +77,7 @@ def trait_table(pool: Pool) -> tuple[list[str], Floats]:
     columns = {name: [float(trait(one.answer)) for one in candidates] for name, trait in TRAITS.items()}
     kinds = sorted({one.kind for one in candidates} - {ORIGINAL})
     if kinds:
-        columns["edited copy"] = [float(one.kind != ORIGINAL) for one in candidates]
+        columns[_ANY_COPY] = [float(one.kind != ORIGINAL) for one in candidates]
     columns |= {_COPY + kind: [float(one.kind == kind) for one in candidates] for kind in kinds}
     return list(columns), np.array(list(columns.values())).T
 
@@ -106,15 +107,20 @@ class TraitChange:
     p_adjusted: float | None
 
     @property
+    def is_copy(self) -> bool:
+        """Whether the trait is to be an edited copy."""
+        return self.trait == _ANY_COPY or self.trait.startswith(_COPY)
+
+    @property
     def flagged(self) -> bool:
         """Whether selection moves the trait further than gold does: the adjusted excess excludes 0, is at least 0.1 sd, and points the way of a certain change.
 
-        An excess without such a change is a scorer that follows gold less closely, and no bias of its own.
+        An excess without such a change is a scorer that follows gold less closely, and no bias of its own. To pass edited copies by is no fault.
         """
         if self.adjusted is None or abs(self.adjusted.value) < LEAST_EFFECT:
             return False
-        up = self.adjusted.low > 0 and self.change.low > 0
-        return up or (self.adjusted.high < 0 and self.change.high < 0)
+        down = self.adjusted.high < 0 and self.change.high < 0 and not self.is_copy
+        return down or (self.adjusted.low > 0 and self.change.low > 0)
 
     def as_dict(self) -> dict[str, Any]:
         """The document."""
@@ -255,15 +261,18 @@ def probe_changes(
     for side in subjects:
         plan = Plan([probe for probe in probes if probe.edits_answers], side, seed=seed)
         scored = score(plan.pairs)
-        sides.append(plan.measured(scored.scores, unit, digests=scored.digests))
+        sides.append(plan.measured(scored.scores, unit, digests=scored.digests, truncated=scored.truncated))
     before, after = sides
     both = {result.probe.name for result in before} & {result.probe.name for result in after}
     documents = [
         {"probes": [{"name": result.probe.name, "flagged": result.flagged} for result in side]} for side in sides
     ]
     rows = [_rows([result for result in side if result.probe.name in both], unit) for side in sides]
-    shared = {(row["probe"], row["id"]) for row in rows[0]} & {(row["probe"], row["id"]) for row in rows[1]}
-    found = changes(documents[0], rows[0], documents[1], rows[1]) if shared else []
+    there = {(row["probe"], row["id"]) for row in rows[0]}
+    shared = {(row["probe"], row["cluster"]) for row in rows[1] if (row["probe"], row["id"]) in there}
+    # One prompt says nothing of how prompts differ, and `changes` wants one probe at least.
+    comparable = any(count > 1 for count in Counter(name for name, _ in shared).values())
+    found = changes(documents[0], rows[0], documents[1], rows[1]) if comparable else []
     return ProbeChanges(selector, found, len(subjects[0]))
 
 

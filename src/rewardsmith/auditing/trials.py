@@ -145,6 +145,7 @@ class Plan:
         unit: ScoreUnit,
         *,
         digests: NDArray[np.uint64] | None = None,
+        truncated: NDArray[np.bool_] | None = None,
         reference: str | None = "white_space",
     ) -> list[ProbeResult]:
         """What the scores say, Holm's procedure going over all probes that apply to something.
@@ -153,16 +154,23 @@ class Plan:
             scores: (len(pairs),) float32.
             unit: of effects.
             digests: (len(pairs),) equal where two texts are the same to the scorer; None where that is not known.
+            truncated: (len(pairs),) whether something of a text was cut; with None any equal texts are taken for cut ones.
             reference: the probe whose flip rate stands beside every other: an edit that changes nothing for a reader.
 
         Where digests tell that the scorer read an edited answer as the original, because what was edited was cut away, the contrast says nothing and is left
-        out, counted. Contrasts of probes that bring their own texts stay: that a sentence was cut away is what some of them ask.
+        out, counted. An edit that the tokenizer folds (capitals, white space) has an effect of 0 and stays. Contrasts of probes that bring their own texts
+        stay, too: that a sentence was cut away is what some of them ask.
 
         Returns:
             One result a probe that has contrasts of two prompts or more, in the order of the probes.
         """
         values = scores.astype(np.float64)
-        seen = {probe.name: self._seen(probe, digests) for probe in self.probes}
+        unseen = (
+            None
+            if digests is None
+            else {probe.name: self._is_unseen(probe, digests, truncated) for probe in self.probes}
+        )
+        seen = {probe.name: self._seen(probe, None if unseen is None else unseen[probe.name]) for probe in self.probes}
         measured = [
             _Measured.of(probe, seen[probe.name], self, values, unit)
             for probe in self.probes
@@ -188,29 +196,28 @@ class Plan:
                 win_rate=one.win_rate,
                 num_subjects=self.num_subjects,
                 num_made=len(self.contrasts[one.probe.name]),
-                num_unseen=None if digests is None else int(self._is_unseen(one.probe, digests).sum()),
+                num_unseen=None if unseen is None else int(unseen[one.probe.name].sum()),
             )
             for one, confidence, p_adjusted in zip(
                 measured, holm_confidences(p_values, LEVEL), holm(p_values), strict=True
             )
         ]
 
-    def _seen(self, probe: Probe, digests: NDArray[np.uint64] | None) -> list[Contrast]:
+    def _seen(self, probe: Probe, unseen: NDArray[np.bool_] | None) -> list[Contrast]:
         """The contrasts of a probe that are two texts to the scorer."""
         contrasts = self.contrasts[probe.name]
-        if digests is None or not probe.edits_answers:
+        if unseen is None or not probe.edits_answers:
             return contrasts
-        unseen = self._is_unseen(probe, digests).tolist()
-        return [one for one, is_unseen in zip(contrasts, unseen, strict=True) if not is_unseen]
+        return [one for one, is_unseen in zip(contrasts, unseen.tolist(), strict=True) if not is_unseen]
 
-    def _is_unseen(self, probe: Probe, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Of each contrast of a probe, whether its two texts are one to the scorer."""
+    def _is_unseen(
+        self, probe: Probe, digests: NDArray[np.uint64], truncated: NDArray[np.bool_] | None
+    ) -> NDArray[np.bool_]:
+        """Of each contrast of a probe, whether its two texts are one to the scorer since their difference was cut away."""
         contrasts = self.contrasts[probe.name]
-        unseen: NDArray[np.bool_] = (
-            digests[self.rows([one.edited for one in contrasts])]
-            == digests[self.rows([one.original for one in contrasts])]
-        )
-        return unseen
+        edited, original = self.rows([one.edited for one in contrasts]), self.rows([one.original for one in contrasts])
+        unseen: NDArray[np.bool_] = digests[edited] == digests[original]
+        return unseen if truncated is None else unseen & truncated[edited]
 
 
 @dataclass(frozen=True)
@@ -485,4 +492,4 @@ def run_probes(
     """
     plan = Plan(probes, subjects, seed=seed)
     scored = score_all(scorer, plan.pairs)
-    return plan.measured(scored.scores, unit, digests=scored.digests)
+    return plan.measured(scored.scores, unit, digests=scored.digests, truncated=scored.truncated)

@@ -140,7 +140,7 @@ class IntegratedGradients:
         for k, row in enumerate(rows):
             moves[k, : len(moving[row])] = moving[row]
         positions = torch.tensor([a for _, a in points], dtype=torch.float32, device=self.device)
-        with _in_float32(self.network, self.device):
+        with in_float32(self.network, self.device):
             with torch.no_grad():
                 whole = self._embedding(batch.input_ids).float()  # (N, T, E)
                 steps = torch.where(torch.from_numpy(moves).to(self.device)[..., None], whole - self._baseline[0], 0.0)
@@ -208,7 +208,7 @@ def rule(steps: int) -> tuple[list[float], Floats]:
 
 
 @contextlib.contextmanager
-def _in_float32(network: Network, device: torch.device) -> Iterator[None]:
+def in_float32(network: Network, device: torch.device) -> Iterator[None]:
     """With gradients, without dropout, and without whatever autocast the caller is in."""
     was_training = network.model.training
     network.model.eval()

@@ -13,8 +13,7 @@ Legend: `N` texts, `K` places, `T` tokens, `E` numbers of an embedding, `W` word
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ModelError
+from rewardsmith.model.attribution import in_float32
 from rewardsmith.model.batching import collate, scoring_plan
 from rewardsmith.model.network import Network
 from rewardsmith.model.render import Renderer, TokenTable
@@ -196,7 +196,7 @@ class TriggerGradients:
         """The mean over the texts of some rows of d score / d embedding at some of their tokens, (N, K); float32 (K, E)."""
         pad_id = self.renderer.tokenizer.pad_token_id or 0
         sums: Tensor | None = None
-        with _in_float32(self.network, self.device):
+        with in_float32(self.network, self.device):
             for part in scoring_plan(table.lengths[rows], self.batch_tokens):
                 batch = collate(table, rows[part], pad_id=pad_id, with_types=self.renderer.uses_types)
                 batch = batch.to(self.device)
@@ -261,15 +261,3 @@ def _token_at(text: PlacedText, span: Span) -> int:
         return -1
     [(i, place)] = found
     return i if start - 1 <= place.start <= start and place.end == end else -1
-
-
-@contextlib.contextmanager
-def _in_float32(network: Network, device: torch.device) -> Iterator[None]:
-    """With gradients, without dropout, and without whatever autocast the caller is in."""
-    was_training = network.model.training
-    network.model.eval()
-    try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        network.model.train(was_training)
