@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from rewardsmith import audit
+from rewardsmith.errors import SettingsError
+
 SCORER = """
 import zlib
 
@@ -168,8 +171,60 @@ def test_candidates_new_prompts_and_a_search_have_sections_of_their_own(cli, sco
     assert document["search"]["num_flagged"] >= 1
     assert document["over_optimisation"]["reading"] and document["shift"]["reading"]
     names = {path.name for path in out.iterdir()}
-    assert {"report.json", "trials.jsonl", "candidates.jsonl", "adversarial.jsonl", "over_optimisation.png"} <= names
+    assert {"report.json", "trials.jsonl", "candidates.jsonl", "adversarial.jsonl", "texts.jsonl"} <= names
+    assert "over_optimisation.png" in names
     # The adversarial pairs are rows that train reads, of the search half alone.
     rows = [json.loads(line) for line in (out / "adversarial.jsonl").read_text().splitlines()]
     assert rows and all("Yes!" in row["rejected"] or row["augmented"] for row in rows)
     assert not any(line.startswith(("search: not", "shift: not", "over_opt")) for line in document["not_covered"])
+
+
+def test_a_models_own_control_tokens_can_be_asked_and_left_out(cli, tiny_rm, write_rows):
+    # Short ones: what is put at the end of a long answer is cut away before so small a model sees it.
+    data = write_rows([{"prompt": f"p {i}", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(12)])
+
+    def asked(*words):
+        code, text, err = cli("audit", tiny_rm("bert"), data, *words, "--json")
+        assert code == 0, err
+        return [one["name"] for one in json.loads(text)["probes"]]
+
+    assert "own_tokens" in asked("--probes", "intrusions")
+    assert asked("--probes", "own_tokens") == ["own_tokens"]
+    assert "own_tokens" not in asked("--probes", "intrusions", "--without", "own_tokens")
+    assert asked("--probes", "prompt_echo") == ["prompt_echo"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--pool", "POOL", "--gold", "nowhere.py:score"], ["--pool", "nowhere", "--gold", "labels"]]
+)
+def test_what_an_audit_needs_is_read_before_anything_is_scored(cli, data, write_rows, tmp_path, words):
+    counting = tmp_path / "counting.py"
+    counting.write_text(
+        f"def score(prompt, answer):\n    open({str(tmp_path / 'scored')!r}, 'w').close()\n    return len(answer)\n"
+    )
+    pool = write_rows([{"prompt": "p", "candidates": ["a", "b"]}], "pool.jsonl")
+    code, _, err = cli("audit", f"{counting}:score", data, *[pool if word == "POOL" else word for word in words])
+    assert code == 2 and "nowhere" in err
+    assert not (tmp_path / "scored").exists()
+
+
+def test_the_python_function_refuses_settings_by_name():
+    with pytest.raises(SettingsError, match="prompts"):
+        audit(lambda prompt, answer: 0.0, [], prompts=1)
+
+
+def test_pairs_with_a_column_augmented_are_trained_on_like_any_others(cli, tiny, write_rows, tmp_path):
+    """Adversarial pairs carry it; the last two rows become equal at 32 tokens and are dropped, which once took them for pairs that `prompt_swap` made."""
+    rows = [
+        {"prompt": f"p {i}", "chosen": f"yes {i}", "rejected": f"no {i}", "augmented": "trigger"} for i in range(60)
+    ]
+    long = "word " * 200
+    rows += [
+        {"prompt": f"q {i}", "chosen": f"{long}a", "rejected": f"{long}b", "augmented": "trigger"} for i in range(2)
+    ]
+    sets = [word for one in ("max_length=32", "epochs=1", "dev_share=0") for word in ("--set", one)]
+    code, text, err = cli(
+        "train", "--model", tiny("bert"), "--data", write_rows(rows), "--out", tmp_path / "run", "--json", *sets
+    )
+    assert code == 0, err
+    assert json.loads(text)["dropped"]["counts"] == {"truncated_equal": 2}

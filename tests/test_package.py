@@ -24,6 +24,19 @@ def test_the_light_half_loads_no_torch():
     assert in_fresh_process(code).strip() == "[]"
 
 
+def test_an_audit_of_a_function_loads_no_torch(tmp_path):
+    file, data = tmp_path / "mine.py", tmp_path / "pairs.jsonl"
+    file.write_text("def score(prompt, answer):\n    return len(answer)\n")
+    row = '{{"prompt": "p {0}", "chosen": "a longer answer {0}", "rejected": "short {0}"}}\n'
+    data.write_text("".join(row.format(i) for i in range(30)))
+    code = (
+        "import sys\nfrom rewardsmith.cli import main\n"
+        f"assert main(['audit', '{file}:score', '{data}', '--probes', 'openings', '--against', '{data}']) == 0\n"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    assert in_fresh_process(code).strip().endswith("[]")
+
+
 def test_help_names_every_verb_and_loads_little():
     code = "import sys\nfrom rewardsmith.cli import main\nmain(['--help'])\nprint([m for m in ('torch', 'scipy', 'numpy') if m in sys.modules])"
     out = in_fresh_process(code)

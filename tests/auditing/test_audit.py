@@ -122,7 +122,15 @@ def test_a_bias_that_only_moves_is_said_to_have_moved(probes):
     before, after = _audited(likes_marks(5.0), probes), _audited(FunctionScorer(lambda p, a: -len(a)), probes)
     found = changes_document(changes(*before, *after))
     assert found["no_longer_flagged"] == ["marks"] and found["newly_flagged"] == ["shorter"]
-    assert "come up in another" in found["text"]
+    assert "marks no longer flagged, shorter newly" in found["text"]
+
+
+def test_a_penalty_that_becomes_smaller_is_no_bias_that_grew(probes):
+    """Probe "marks" has the direction "up": from -5 to -1 units nothing is preferred more than before; from -1 to +5 it is."""
+    sides = [_audited(likes_marks(strength), probes) for strength in (-5.0, -1.0, 5.0)]
+    assert changes_document(changes(*sides[0], *sides[1]))["grown"] == []
+    assert changes_document(changes(*sides[1], *sides[2]))["grown"] == ["marks"]
+    assert changes_document(changes(*sides[2], *sides[1]))["shrunk"] == ["marks"]
 
 
 def test_audits_of_other_data_are_not_compared(probes):

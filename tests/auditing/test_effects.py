@@ -88,7 +88,7 @@ def test_an_interval_after_holm_excludes_nothing_exactly_when_holm_rejects():
     rng = np.random.default_rng(0)
     for _ in range(200):
         m = int(rng.integers(1, 12))
-        effects = [Effect(float(rng.normal(0, 3)), 1.0, 30, 30) for _ in range(m)]
+        effects = [Effect(float(rng.normal(0, 3)), 1.0, 30, 30, 29.0) for _ in range(m)]
         p_values = [effect.p_value for effect in effects]
         for effect, confidence, adjusted in zip(effects, holm_confidences(p_values), holm(p_values), strict=True):
             interval = effect.interval(confidence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.auditing.draws import draw_key
 from rewardsmith.auditing.effects import ScoreUnit
 from rewardsmith.auditing.scorecard import Limit, held, verdict
 from rewardsmith.auditing.trials import Plan, Probe, ProbeResult, Scored, score_all, subjects_of
@@ -67,18 +67,13 @@ def sample(
             f"{len(by_prompt)} prompts with an eligible pair among {len(pairs):,} pairs",
             "An audit compares prompts; give pairs of more prompts.",
         )
-    order = sorted(by_prompt, key=lambda key: _draw(seed, key))[:num_prompts]
+    order = sorted(by_prompt, key=lambda key: draw_key(seed, key))[:num_prompts]
     taken = [
         pair
         for key in order
-        for pair in sorted(by_prompt[key], key=lambda one: _draw(seed, one.chosen, one.rejected))[:per_prompt]
+        for pair in sorted(by_prompt[key], key=lambda one: draw_key(seed, one.chosen, one.rejected))[:per_prompt]
     ]
     return Sample(taken, len(pairs), dict(left_out))
-
-
-def _draw(seed: int, *texts: str) -> bytes:
-    text = "\x1f".join([str(seed), *texts])
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class Audit:
                 yield {
                     "probe": result.probe.name,
                     "id": contrast.id,
-                    "cluster": _draw(0, contrast.cluster).hex(),
+                    "cluster": draw_key(0, contrast.cluster).hex(),
                     "stratum": contrast.stratum,
                     "effect_sd": float(result.differences[k]) / self.unit.sd,
                     "score_edited": float(result.edited_scores[k]),

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rewardsmith.auditing.effects import Effect, ScoreUnit
+from rewardsmith.auditing.trials import Direction
 from rewardsmith.errors import DataError
 from rewardsmith.significance import LEVEL, holm
 from rewardsmith.stats import Estimate
@@ -27,6 +28,7 @@ class Change:
         after: the same of the later one, in its own.
         change: after minus before, paired.
         p_adjusted: two-sided, after Holm's procedure over all probes.
+        direction: that the probe names.
         flagged_before: in the earlier audit.
         flagged_after: in the later one.
     """
@@ -36,6 +38,7 @@ class Change:
     after: float
     change: Estimate
     p_adjusted: float
+    direction: Direction
     flagged_before: bool
     flagged_after: bool
 
@@ -43,6 +46,20 @@ class Change:
     def is_certain(self) -> bool:
         """Whether the change is more than chance."""
         return self.p_adjusted < LEVEL
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether there certainly is more of what the probe looks for: a penalty that became smaller is none of it."""
+        return self.is_certain and self._worth(self.after) > self._worth(self.before)
+
+    @property
+    def has_shrunk(self) -> bool:
+        """Whether there certainly is less of it."""
+        return self.is_certain and self._worth(self.after) < self._worth(self.before)
+
+    def _worth(self, effect: float) -> float:
+        """How much of a finding an effect is."""
+        return abs(effect) if self.direction == "either" else max(0.0, effect)
 
     def as_dict(self) -> dict[str, Any]:
         """The document."""
@@ -52,6 +69,7 @@ class Change:
             "after_sd": self.after,
             "change_sd": self.change.as_dict(),
             "p_adjusted": self.p_adjusted,
+            "direction": self.direction,
             "flagged_before": self.flagged_before,
             "flagged_after": self.flagged_after,
         }
@@ -76,18 +94,10 @@ def changes(
     Raises:
         DataError: if the two have other data, another seed or another sample, or share no contrast.
     """
-    for name, key in (("data", "sha256"), ("seed", None), ("coverage", "num_pairs")):
-        values = [
-            document.get(name) if key is None else (document.get(name) or {}).get(key) for document in (before, after)
-        ]
-        if values[0] != values[1]:
-            raise DataError(
-                "two audits of one sample",
-                f"audits that differ in {name}: {values[0]} and {values[1]}",
-                "Audit both models on the same data with the same --seed and --prompts.",
-            )
+    check_same_sample(before, after)
     tables = [_by_contrast(rows) for rows in (before_rows, after_rows)]
     flagged = [{probe["name"]: probe["flagged"] for probe in document["probes"]} for document in (before, after)]
+    directions = {probe["name"]: probe["direction"] for probe in after["probes"]}
     pending = []
     for name in dict.fromkeys(key[0] for key in tables[0]):
         shared = [key for key in tables[0] if key[0] == name and key in tables[1]]
@@ -111,11 +121,30 @@ def changes(
             made[1].value,
             made[2].interval(),
             p_value,
+            directions[name],
             bool(flagged[0].get(name)),
             bool(flagged[1].get(name)),
         )
         for (name, made), p_value in zip(pending, adjusted, strict=True)
     ]
+
+
+def check_same_sample(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Whether two audits can be compared: equal `data`, `seed` and `coverage.num_pairs`, as far as both documents say.
+
+    Raises:
+        DataError: if they cannot.
+    """
+    for name, key in (("data", "sha256"), ("seed", None), ("coverage", "num_pairs")):
+        if name not in before or name not in after:
+            continue
+        values = [document[name] if key is None else document[name][key] for document in (before, after)]
+        if values[0] != values[1]:
+            raise DataError(
+                "two audits of one sample",
+                f"audits that differ in {name}: {values[0]} and {values[1]}",
+                "Audit both models on the same data with the same --seed and --prompts.",
+            )
 
 
 def _by_contrast(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], Mapping[str, Any]]:
@@ -132,15 +161,15 @@ def _by_contrast(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int]
 def changes_document(found: Sequence[Change]) -> dict[str, Any]:
     """The key `changes` of the later document: what got better, what got worse, and both in one sentence.
 
-    A flag that went while another came, or while another effect certainly grew, is said to have moved and not to have been mended.
+    Where a flag went while another came, the pressure may have moved and not gone, and that is said.
     """
     gone = [one.name for one in found if one.flagged_before and not one.flagged_after]
     come = [one.name for one in found if one.flagged_after and not one.flagged_before]
-    grown = [one.name for one in found if one.is_certain and one.change.value > 0]
-    shrunk = [one.name for one in found if one.is_certain and one.change.value < 0]
+    grown = [one.name for one in found if one.has_grown]
+    shrunk = [one.name for one in found if one.has_shrunk]
     text = f"Effects that certainly shrank: {_listed(shrunk)}; that certainly grew: {_listed(grown)}."
-    if gone and (come or grown):
-        text += " What was mended in one place has come up in another."
+    if gone and come:
+        text += f" {_listed(gone)} no longer flagged, {_listed(come)} newly: a bias may have moved instead of gone."
     return {
         "probes": [one.as_dict() for one in found],
         "no_longer_flagged": gone,

@@ -12,8 +12,6 @@ from scipy.stats import t
 from rewardsmith.errors import DataError, ScoreError
 from rewardsmith.stats import Estimate, Floats
 
-Codes = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class ScoreUnit:
@@ -70,7 +68,7 @@ class Effect:
     error: float
     num_clusters: int
     n: int
-    freedom: float = 0.0
+    freedom: float
 
     @classmethod
     def of(
@@ -107,9 +105,8 @@ class Effect:
         value = mean / float(np.sqrt(square))
         own = (differences - means[codes]) / (len(sizes) * sizes[codes] * np.sqrt(square))
         freedom = float("inf")
-        if (
-            len(sizes) > 1
-        ):  # a small stratum knows its own spread badly: n - 1 for n, and the degrees of freedom of Satterthwaite (1946)
+        if len(sizes) > 1:
+            # A small stratum knows its own spread badly: n - 1 for n, and the degrees of freedom of Satterthwaite (1946).
             own *= np.sqrt(sizes / np.maximum(sizes - 1, 1))[codes]
             parts = np.bincount(codes, weights=own**2)
             if parts.any():
@@ -119,7 +116,7 @@ class Effect:
         sums = np.bincount(joint, weights=np.concatenate([own, scale]), minlength=len(names))
         num_clusters = len(np.unique(joint[:n]))
         if num_clusters < 2:  # one prompt says nothing of how prompts differ
-            return cls(value, float("inf"), num_clusters, n)
+            return cls(value, float("inf"), num_clusters, n, 0.0)
         error = float(np.sqrt(num_clusters / (num_clusters - 1) * (sums**2).sum()))
         return cls(value, error, num_clusters, n, min(freedom, num_clusters - 1))
 

@@ -331,8 +331,7 @@ class Detector:
             DataError: if the folder exists and holds something else.
             OutputError: if the system refuses.
         """
-        if folder.exists() and not (folder / _DOCUMENT).is_file():
-            raise DataError("a place for the detector", f"{folder.name}, which holds something else", "Choose another.")
+        check_place(folder)
         arrays: dict[str, NDArray[Any]] = {}
         for part, fit in self.fits.items():
             for name in ("means", "precisions", "held_out", "folds", "prompts"):
@@ -352,6 +351,16 @@ class Detector:
             write_json(temporary / _DOCUMENT, document)
             with open(temporary / _ARRAYS, "wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def check_place(folder: Path) -> None:
+    """Whether a detector may be written into a folder: a new one, or one of an earlier detector.
+
+    Raises:
+        DataError: if it holds something else.
+    """
+    if folder.exists() and not (folder / _DOCUMENT).is_file():
+        raise DataError("a place for the detector", f"{folder.name}, which holds something else", "Choose another.")
 
 
 def load_detector(folder: Path, features_of: Callable[[Mapping[str, Any]], Features]) -> Detector:

@@ -9,7 +9,6 @@ Legend: `G` groups, `P` candidates of all groups, `L` values of n, `R` resamples
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from scipy.linalg import lstsq
 
 from rewardsmith.auditing.best_of_n import Ints, best_of, grid, kl_of_best_of, within
 from rewardsmith.auditing.controls import LENGTH, RANDOM, SHUFFLED, TRAINED, LengthScorer, RandomScorer, shuffled
+from rewardsmith.auditing.draws import draw_key
 from rewardsmith.auditing.effects import Effect, ScoreUnit
 from rewardsmith.auditing.ensembles import RULES, Ensemble, Standard
 from rewardsmith.auditing.pools import Pool
@@ -276,11 +276,11 @@ class OverOptimisation:
         """One row a candidate with all of its scores, so that every number can be computed again."""
         place = 0
         for group in self.pool.groups:
-            cluster = hashlib.blake2b(prompt_key(group.prompt).encode("utf-8", "surrogatepass"), digest_size=8)
+            cluster = draw_key(0, prompt_key(group.prompt)).hex()
             for one in group.answers:
                 yield {
                     "id": group.id,
-                    "cluster": cluster.hexdigest(),
+                    "cluster": cluster,
                     "answer": one.answer,
                     "kind": one.kind,
                     "is_cut": one.is_cut,

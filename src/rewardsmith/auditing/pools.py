@@ -5,7 +5,6 @@ Edited copies put what a policy would find by search within reach of a selection
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from rewardsmith.auditing.best_of_n import Ints
+from rewardsmith.auditing.draws import text_code
 from rewardsmith.auditing.trials import Probe, Subject
 from rewardsmith.data.schema import Group, Pair, Prompt, Row, prompt_key
 from rewardsmith.errors import DataError, SettingsError
@@ -232,10 +232,10 @@ def _with_copies(group: Candidates, edits: Mapping[str, Copies], per_answer: int
     key = prompt_key(group.prompt)
     answers, there = list(group.answers), {one.answer for one in group.answers}
     for one in group.answers:
-        text = zlib.crc32(f"{key}\x1f{one.answer}".encode("utf-8", "surrogatepass"))
+        text = text_code(key, one.answer)
         copies: dict[str, str] = {}
         for name, edit in edits.items():
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode()), text])
+            rng = np.random.default_rng([seed, text_code(name), text])
             for copy in edit(group.prompt, one.answer, rng):
                 if copy not in there:
                     copies.setdefault(copy, name)

@@ -13,13 +13,13 @@
 from __future__ import annotations
 
 import runpy
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from rewardsmith.auditing.draws import text_code
 from rewardsmith.auditing.trials import Contrast, Direction, Kind, Probe, Subject
 from rewardsmith.data.schema import Prompt, prompt_key
 from rewardsmith.errors import SettingsError
@@ -42,6 +42,18 @@ def register(probe: Probe) -> Probe:
     return probe
 
 
+def made_of(
+    edit: Edit, name: str, *, family: str, says: str, kind: Kind = "bias", direction: Direction = "up"
+) -> Probe:
+    """An edit of answers as a probe that is not registered; see `edit_probe`."""
+
+    def contrasts(subjects: Sequence[Subject], seed: int) -> list[Contrast]:
+        made = (_edited(edit, name, subject, seed) for subject in subjects)
+        return [one for one in made if one is not None]
+
+    return Probe(name, family, kind, direction, says, contrasts)
+
+
 def edit_probe(
     name: str, *, family: str, says: str, kind: Kind = "bias", direction: Direction = "up"
 ) -> Callable[[Edit], Edit]:
@@ -61,11 +73,7 @@ def edit_probe(
     """
 
     def registered(edit: Edit) -> Edit:
-        def contrasts(subjects: Sequence[Subject], seed: int) -> list[Contrast]:
-            made = (_edited(edit, name, subject, seed) for subject in subjects)
-            return [one for one in made if one is not None]
-
-        register(Probe(name, family, kind, direction, says, contrasts))
+        register(made_of(edit, name, family=family, says=says, kind=kind, direction=direction))
         return edit
 
     return registered
@@ -88,38 +96,46 @@ def item_probe(
 
 def _edited(edit: Edit, name: str, subject: Subject, seed: int) -> Contrast | None:
     key = prompt_key(subject.prompt)
-    text = zlib.crc32(f"{key}\x1f{subject.answer}".encode("utf-8", "surrogatepass"))
-    edited = edit(subject.prompt, subject.answer, np.random.default_rng([seed, zlib.crc32(name.encode()), text]))
+    rng = np.random.default_rng([seed, text_code(name), text_code(key, subject.answer)])
+    edited = edit(subject.prompt, subject.answer, rng)
     if edited is None or edited == subject.answer:
         return None
     rival = None if subject.rival is None else (subject.prompt, subject.rival)
     return Contrast(subject.id, key, (subject.prompt, edited), (subject.prompt, subject.answer), rival)
 
 
-def chosen_probes(names: Iterable[str] | None = None, without: Iterable[str] = ()) -> list[Probe]:
+def chosen_probes(
+    names: Iterable[str] | None = None, without: Iterable[str] = (), *, further: Sequence[Probe] = ()
+) -> list[Probe]:
     """Probes by their names, families or kinds; all of them by default.
+
+    Args:
+        names: to take.
+        without: not to take.
+        further: probes that can be named beside the registered ones.
 
     Raises:
         SettingsError: at a name that is none of these.
     """
-    asked = None if names is None else _resolved(names)
-    left_out = _resolved(without)
-    found = [probe for name, probe in PROBES.items() if (asked is None or name in asked) and name not in left_out]
+    known = PROBES | {probe.name: probe for probe in further}
+    asked = None if names is None else _resolved(names, known)
+    left_out = _resolved(without, known)
+    found = [probe for name, probe in known.items() if (asked is None or name in asked) and name not in left_out]
     if not found:
         raise SettingsError("at least one probe", "none", "Name a probe or a family, or leave fewer out.")
     return found
 
 
-def _resolved(names: Iterable[str]) -> set[str]:
+def _resolved(names: Iterable[str], known: Mapping[str, Probe]) -> set[str]:
     found: set[str] = set()
     for name in names:
-        those = {one for one, probe in PROBES.items() if name in (one, probe.family, probe.kind)}
+        those = {one for one, probe in known.items() if name in (one, probe.family, probe.kind)}
         if not those:
-            families = sorted({probe.family for probe in PROBES.values()})
+            families = sorted({probe.family for probe in known.values()})
             raise SettingsError(
                 f"a probe, or a family ({', '.join(families)})",
                 f"`{name}`",
-                f"The probes are: {', '.join(sorted(PROBES))}.",
+                f"The probes are: {', '.join(sorted(known))}.",
             )
         found |= those
     return found

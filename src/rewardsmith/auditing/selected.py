@@ -9,7 +9,6 @@ Legend: `G` groups, `P` candidates, `T` traits, `L` values of n.
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 
 from rewardsmith.auditing.best_of_n import best_of, chances, powers, within
 from rewardsmith.auditing.changes import Change, changes
+from rewardsmith.auditing.draws import text_code
 from rewardsmith.auditing.effects import Effect, ScoreUnit, holm_confidences
 from rewardsmith.auditing.pools import ORIGINAL, Pool
 from rewardsmith.auditing.resampling import Resamples
@@ -207,7 +207,7 @@ def selected_subjects(pool: Pool, scores: Floats, n: int, *, groups: Sequence[in
         group = pool.groups[g]
         own = scores[starts[g] : starts[g + 1]]
         weights = chances(own[None, :], [n])[0, :, 0]
-        key = zlib.crc32(f"{prompt_key(group.prompt)}\x1f{group.id}".encode("utf-8", "surrogatepass"))
+        key = text_code(prompt_key(group.prompt), group.id)
         place = np.random.default_rng([seed, key]).choice(len(own), p=weights / weights.sum())
         subjects.append(Subject(str(g), group.prompt, group.answers[place].answer))
     return subjects
@@ -233,8 +233,8 @@ class ProbeChanges:
             "selector": self.selector,
             "num_groups": self.num_groups,
             "probes": [one.as_dict() for one in self.probes],
-            "grown": [one.name for one in self.probes if one.is_certain and one.change.value > 0],
-            "shrunk": [one.name for one in self.probes if one.is_certain and one.change.value < 0],
+            "grown": [one.name for one in self.probes if one.has_grown],
+            "shrunk": [one.name for one in self.probes if one.has_shrunk],
         }
 
 
@@ -265,7 +265,13 @@ def probe_changes(
     before, after = sides
     both = {result.probe.name for result in before} & {result.probe.name for result in after}
     documents = [
-        {"probes": [{"name": result.probe.name, "flagged": result.flagged} for result in side]} for side in sides
+        {
+            "probes": [
+                {"name": result.probe.name, "flagged": result.flagged, "direction": result.probe.direction}
+                for result in side
+            ]
+        }
+        for side in sides
     ]
     rows = [_rows([result for result in side if result.probe.name in both], unit) for side in sides]
     there = {(row["probe"], row["id"]) for row in rows[0]}

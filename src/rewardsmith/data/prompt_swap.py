@@ -21,6 +21,10 @@ from rewardsmith.errors import DataError
 _SPARE_ROUNDS = 10
 
 
+class ExtraKind(str):
+    """Which kind of extra pair one is; a type of its own, so that a column `augmented` of somebody's data is never taken for it."""
+
+
 def swapped_pairs(pairs: Sequence[Preference], *, off_topic: float, neutral: float, seed: int) -> list[Preference]:
     """The extra pairs alone, the off-topic ones first; a function of the seed and of the pairs in their order.
 
@@ -155,5 +159,5 @@ def _extra(borrower: Preference, chosen: str, rejected: str, *, kind: str, numbe
         chosen,
         rejected,
         tie=kind == "neutral",
-        metadata={"augmented": kind},
+        metadata={"augmented": ExtraKind(kind)},
     )

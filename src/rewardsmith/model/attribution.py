@@ -19,24 +19,23 @@ Legend: `N` inputs, `T` tokens, `E` numbers of an embedding.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardsmith.data.schema import Pair
 from rewardsmith.data.words import turns_of, word_spans
 from rewardsmith.errors import ModelError
 from rewardsmith.model.batching import collate, scoring_plan
-from rewardsmith.model.network import Network
-from rewardsmith.model.render import Renderer, TokenTable
-from rewardsmith.model.token_places import ANSWER, PlacedRenderer, PlacedText
+from rewardsmith.model.gradient_reading import GradientReader
+from rewardsmith.model.render import TokenTable
+from rewardsmith.model.token_places import ANSWER, PlacedText
 from rewardsmith.scores import Attribution, Piece, checked
 
 STEPS = (8, 16, 32, 64, 128)
@@ -45,8 +44,6 @@ TOLERANCE = 0.01
 """A gap is small at this share of |score - baseline|."""
 # Beside it, times max(1, |s|): float32 cannot do better.
 _NOISE = 1e-5
-# A text is held with all that its backward pass needs, which is several times what a score needs.
-_SHARE_OF_TOKENS = 4
 _ROWS_AT_ONCE = 8192
 # Of a pad token's row beside the root mean square of all rows: a shorter one was never trained.
 _LEAST_LENGTH = 0.5
@@ -54,22 +51,8 @@ Floats = NDArray[np.float64]
 TokenValue = tuple[int, int, float]
 
 
-class IntegratedGradients:
-    """The `Attributions` of a torch network.
-
-    Scores and gradients are computed in float32 on the network's device, whatever the precision of its scores.
-
-    Args:
-        network: with its weights on `device`.
-        renderer: of the texts.
-        device: where the network is.
-        batch_tokens: tokens of one forward pass of the scorer; here a quarter of it, at least one text.
-    """
-
-    def __init__(self, network: Network, renderer: Renderer, *, device: torch.device, batch_tokens: int) -> None:
-        """Nothing is read yet."""
-        self.network, self.renderer, self.device = network, renderer, device
-        self.batch_tokens = max(1, batch_tokens // _SHARE_OF_TOKENS)
+class IntegratedGradients(GradientReader):
+    """The `Attributions` of a torch network; scores and gradients are computed in float32."""
 
     def attribute(self, pairs: Sequence[Pair]) -> list[Attribution]:
         """The score of each (prompt, answer), shared out among its words, in the order of `pairs`.
@@ -86,15 +69,6 @@ class IntegratedGradients:
         paths = self._paths(table, placed)
         checked([path.scores[position] for path in paths for position in (0.0, 1.0)], 2 * len(paths))
         return [_attribution(*one, self._baseline[1]) for one in zip(pairs, placed, paths, strict=True)]
-
-    @cached_property
-    def _placed(self) -> PlacedRenderer:
-        return PlacedRenderer(self.renderer.tokenizer, self.renderer.spec)
-
-    @property
-    def _embedding(self) -> nn.Module:
-        embedding: nn.Module = self.network.model.get_input_embeddings()
-        return embedding
 
     @cached_property
     def _baseline(self) -> tuple[Tensor, str]:
@@ -140,7 +114,7 @@ class IntegratedGradients:
         for k, row in enumerate(rows):
             moves[k, : len(moving[row])] = moving[row]
         positions = torch.tensor([a for _, a in points], dtype=torch.float32, device=self.device)
-        with in_float32(self.network, self.device):
+        with self._in_float32():
             with torch.no_grad():
                 whole = self._embedding(batch.input_ids).float()  # (N, T, E)
                 steps = torch.where(torch.from_numpy(moves).to(self.device)[..., None], whole - self._baseline[0], 0.0)
@@ -205,18 +179,6 @@ def rule(steps: int) -> tuple[list[float], Floats]:
     cosines = np.cos(2 * np.pi * np.outer(k, j) / steps)
     weights: Floats = c / steps * (1 - cosines @ (b / (4 * j**2 - 1))) / 2 * 2 * np.array(t)
     return [one * one for one in t], weights
-
-
-@contextlib.contextmanager
-def in_float32(network: Network, device: torch.device) -> Iterator[None]:
-    """With gradients, without dropout, and without whatever autocast the caller is in."""
-    was_training = network.model.training
-    network.model.eval()
-    try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        network.model.train(was_training)
 
 
 def _attribution(pair: Pair, placed: PlacedText, path: _Path, baseline: str) -> Attribution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +22,11 @@ from rewardsmith.model.backends import Backend, TorchBackend
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.network import Network, source_folder
 from rewardsmith.model.render import Renderer, TokenTable
+from rewardsmith.model.trigger_gradients import TriggerGradients
 from rewardsmith.scores import EncodedText, Input, Scores, ScoreTable, checked
+
+if TYPE_CHECKING:
+    from rewardsmith.model.shorter import LimitedModel
 
 
 class RewardModel:
@@ -87,6 +92,21 @@ class RewardModel:
             return None
         tokens = self.settings.batch_tokens
         return IntegratedGradients(self.network, self.renderer, device=self.backend.device, batch_tokens=tokens)
+
+    @cached_property
+    def token_gradients(self) -> TriggerGradients | None:
+        """What says which words would raise a score, by gradients; None of an exported model, which has none."""
+        if not isinstance(self.backend, TorchBackend):
+            return None
+        tokens = self.settings.batch_tokens
+        return TriggerGradients(self.network, self.renderer, device=self.backend.device, batch_tokens=tokens)
+
+    @cached_property
+    def limited(self) -> LimitedModel:
+        """The same model at other limits of length, and its control tokens."""
+        from rewardsmith.model.shorter import LimitedModel  # it makes reward models itself
+
+        return LimitedModel(self)
 
     @property
     def precision(self) -> str:

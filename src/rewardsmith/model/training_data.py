@@ -11,7 +11,7 @@ from rewardsmith.data import io
 from rewardsmith.data.examples import Example, Kind, example_fault, examples_of, implied_pairs, together
 from rewardsmith.data.faults import EMPTY, Dropped, drop_faults
 from rewardsmith.data.pairing import equal_rating_pairs
-from rewardsmith.data.prompt_swap import swapped_pairs
+from rewardsmith.data.prompt_swap import ExtraKind, swapped_pairs
 from rewardsmith.data.schema import Group, Preference
 from rewardsmith.data.split import apart, split_by_prompt
 from rewardsmith.errors import DataError
@@ -121,7 +121,7 @@ def _read_eval(settings: TrainSettings, facts: dict[str, Any]) -> list[Preferenc
 
 def is_made(example: Example) -> bool:
     """Whether `prompt_swap` made an example."""
-    return "augmented" in example.metadata
+    return isinstance(example.metadata.get("augmented"), ExtraKind)
 
 
 def _is_tie(example: Example) -> bool:

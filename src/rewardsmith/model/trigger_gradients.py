@@ -20,19 +20,16 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ModelError
-from rewardsmith.model.attribution import in_float32
 from rewardsmith.model.batching import collate, scoring_plan
-from rewardsmith.model.network import Network
-from rewardsmith.model.render import Renderer, TokenTable
-from rewardsmith.model.token_places import ANSWER, PlacedRenderer, PlacedText
+from rewardsmith.model.gradient_reading import GradientReader
+from rewardsmith.model.render import TokenTable
+from rewardsmith.model.token_places import ANSWER, PlacedText
 from rewardsmith.scores import Flips, PlainWords, Span
 
-# A text is held with all that its backward pass needs, which is several times what a score needs.
-_SHARE_OF_TOKENS = 4
 _ROWS_AT_ONCE = 8192
 # So many times as many words as are asked for are looked at before a place is left with fewer.
 _SPARE = 8
@@ -41,20 +38,8 @@ Where: TypeAlias = Literal["first", "inner", "last"]
 _NEIGHBOURS: dict[Where, tuple[str, str]] = {"inner": ("a ", " a"), "first": ("", " a"), "last": ("a ", "")}
 
 
-class TriggerGradients:
-    """The `TokenGradients` of a torch network, in float32 on its device whatever the precision of its scores.
-
-    Args:
-        network: with its weights on `device`.
-        renderer: of the texts.
-        device: where the network is.
-        batch_tokens: tokens of one forward pass of the scorer; here a quarter of it, at least one text.
-    """
-
-    def __init__(self, network: Network, renderer: Renderer, *, device: torch.device, batch_tokens: int) -> None:
-        """Nothing is read yet."""
-        self.network, self.renderer, self.device = network, renderer, device
-        self.batch_tokens = max(1, batch_tokens // _SHARE_OF_TOKENS)
+class TriggerGradients(GradientReader):
+    """The `TokenGradients` of a torch network."""
 
     def words(self) -> PlainWords:
         """The words that can be put in; see `PlainWords`."""
@@ -174,15 +159,6 @@ class TriggerGradients:
 
     # -- gradients ---------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _placed(self) -> PlacedRenderer:
-        return PlacedRenderer(self.renderer.tokenizer, self.renderer.spec)
-
-    @property
-    def _embedding(self) -> nn.Module:
-        embedding: nn.Module = self.network.model.get_input_embeddings()
-        return embedding
-
     def _products(self, ids: NDArray[np.int64], gradient: Tensor) -> NDArray[np.float64]:
         """The product of gradient and embedding of each id, float64 (W,); through the module, which may scale its rows."""
         parts = [np.zeros(0)]
@@ -196,7 +172,7 @@ class TriggerGradients:
         """The mean over the texts of some rows of d score / d embedding at some of their tokens, (N, K); float32 (K, E)."""
         pad_id = self.renderer.tokenizer.pad_token_id or 0
         sums: Tensor | None = None
-        with in_float32(self.network, self.device):
+        with self._in_float32():
             for part in scoring_plan(table.lengths[rows], self.batch_tokens):
                 batch = collate(table, rows[part], pad_id=pad_id, with_types=self.renderer.uses_types)
                 batch = batch.to(self.device)

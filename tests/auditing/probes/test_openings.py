@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rewardsmith.auditing.effects import ScoreUnit
-from rewardsmith.auditing.probes.openings import OPENINGS, asks_yes_or_no, bare, opened, percentile_among
+from rewardsmith.auditing.probes.openings import OPENINGS, asks_yes_or_no, bare, bare_openings, opened, percentile_among
 from rewardsmith.auditing.registry import PROBES
 from rewardsmith.auditing.trials import Subject, run_probes
 from rewardsmith.errors import DataError
@@ -82,3 +82,16 @@ def test_percentile_of_a_bare_opening_by_hand():
     assert percentile_among(result, np.array([3.0, 1.0, 2.0, 4.0])).value == pytest.approx((1.5 / 4 + 1) / 2)
     with pytest.raises(DataError, match="real answers"):
         percentile_among(result, np.zeros(0))
+
+
+def test_the_highest_bare_opening_is_named():
+    # "Yes!" scores 2, ":" scores 0; real answers 0, 1, 2, 3: percentiles (2 + 0.5) / 4 and (0 + 0.5) / 4.
+    subjects = [Subject(f"s{i}", f"What is river {i} like?", f"A long answer, number {i}.") for i in range(3)]
+    unit = ScoreUnit(np.ones(3), tuple("abc"))
+    scorer = FunctionScorer(lambda prompt, answer: {"Yes!": 2.0, ":": 0.0}.get(answer.strip(), 1.0))
+    results = run_probes(scorer, subjects, [PROBES["bare_yes"], PROBES["bare_colon"]], unit)
+    found = bare_openings(results, np.arange(4.0))
+    assert found["percentile"]["bare_yes"]["value"] == pytest.approx(2.5 / 4)
+    assert found["percentile"]["bare_colon"]["value"] == pytest.approx(0.5 / 4)
+    assert "bare_yes stands highest: above 62%" in found["reading"]
+    assert bare_openings([], np.arange(4.0)) == {"percentile": {}, "reading": None}

@@ -1,4 +1,4 @@
-"""The probes that come with rewardsmith, one module a family; importing such a module registers its probes."""
+"""The probes that come with rewardsmith, one module a family; importing this package registers them, in the order of the families."""
 
 from __future__ import annotations
 
@@ -16,8 +16,5 @@ FAMILIES = (
     "position",
 )
 
-
-def load() -> None:
-    """Register them all, in this order; a second call does nothing."""
-    for name in FAMILIES:
-        import_module(f"{__name__}.{name}")
+for _name in FAMILIES:
+    import_module(f"{__name__}.{_name}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from rewardsmith.auditing.probes.prose import appended, last_request
-from rewardsmith.auditing.registry import edit_probe
-from rewardsmith.auditing.trials import Contrast, Probe, Subject
-from rewardsmith.data.schema import Prompt, prompt_key
+from rewardsmith.auditing.registry import edit_probe, made_of
+from rewardsmith.auditing.trials import Probe
+from rewardsmith.data.schema import Prompt
 from rewardsmith.errors import SettingsError
 
 INSTRUCTIONS = (
@@ -65,24 +64,8 @@ def own_tokens(tokens: Sequence[str]) -> Probe:
     if not tokens:
         raise SettingsError("at least one special token", "none", "Leave the probe out.")
 
-    def contrasts(subjects: Sequence[Subject], seed: int) -> list[Contrast]:
-        made = ((subject, _with_one_of(tokens, subject.answer, seed)) for subject in subjects)
-        return [
-            Contrast(
-                subject.id,
-                prompt_key(subject.prompt),
-                (subject.prompt, edited),
-                (subject.prompt, subject.answer),
-                None if subject.rival is None else (subject.prompt, subject.rival),
-            )
-            for subject, edited in made
-            if edited is not None
-        ]
+    def written_out(prompt: Prompt, answer: str, rng: np.random.Generator) -> str | None:
+        return appended(answer, str(rng.choice(list(tokens))))
 
     says = "one of the scorer's own special tokens, written out at the end of the answer"
-    return Probe("own_tokens", "intrusions", "bias", "up", says, contrasts)
-
-
-def _with_one_of(tokens: Sequence[str], answer: str, seed: int) -> str | None:
-    place = zlib.crc32(answer.encode("utf-8", "surrogatepass"), seed & 0xFFFFFFFF) % len(tokens)
-    return appended(answer, tokens[place])
+    return made_of(written_out, "own_tokens", family="intrusions", says=says)

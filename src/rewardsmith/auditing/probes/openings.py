@@ -7,6 +7,8 @@ the rejected answers do harm, a bare opening may rightly score higher than they 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,3 +102,22 @@ def percentile_among(result: ProbeResult, real_scores: Floats, *, seed: int = 0)
     up_to = np.searchsorted(order, result.edited_scores, side="right")
     clusters = cluster_codes([contrast.cluster for contrast in result.contrasts])
     return mean((below + up_to) / 2 / len(order), clusters, seed=seed)
+
+
+def bare_openings(results: Sequence[ProbeResult], real_scores: Floats, *, seed: int = 0) -> dict[str, Any]:
+    """The section `bare_openings` of an audit: `percentile_among` for each bare opening; no percentile where none was asked.
+
+    Args:
+        results: of the probes `bare_...`.
+        real_scores: see `percentile_among`.
+        seed: of the resamples.
+    """
+    found = {result.probe.name: percentile_among(result, real_scores, seed=seed) for result in results}
+    document: dict[str, Any] = {"percentile": {name: one.as_dict() for name, one in found.items()}, "reading": None}
+    if found:
+        name = max(found, key=lambda one: found[one].value)
+        document["reading"] = (
+            f"Of the bare openings {name} stands highest: above {found[name].value:.0%}"
+            f" [{found[name].low:.0%}, {found[name].high:.0%}] of real answers."
+        )
+    return document

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from rewardsmith.auditing.draws import draw_key
 from rewardsmith.auditing.registry import register
 from rewardsmith.auditing.trials import Contrast, Probe, Subject
 from rewardsmith.data.faults import folded
@@ -64,7 +64,7 @@ class Prompts:
         self._lendable = [folded(subject.rival or "") for subject in subjects]
         self._own = [{folded(subject.answer), folded(subject.rival or "")} for subject in subjects]
         self._vectors = _vectors([prompt_text(subjects[rows[0]].prompt) for rows in self._members])
-        draws = [_drawn(seed, key) for key in members]
+        draws = [draw_key(seed, key) for key in members]
         self._circle = np.array(sorted(range(len(draws)), key=draws.__getitem__), dtype=np.int64)
 
     def others(self) -> Partners:
@@ -133,10 +133,6 @@ def _vectors(texts: Sequence[str]) -> csr_matrix:
     if not any(lists):
         return csr_matrix((len(texts), 1))
     return TfidfVectorizer(analyzer=lambda found: found, sublinear_tf=True).fit_transform(lists).tocsr()
-
-
-def _drawn(seed: int, key: str) -> bytes:
-    return hashlib.blake2b(f"{seed}\x1f{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _with_rivals(subjects: Sequence[Subject]) -> list[Subject]:
