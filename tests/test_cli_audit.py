@@ -5,7 +5,12 @@ import json
 import pytest
 
 from rewardsmith import audit
+from rewardsmith.config import ScoringSettings
 from rewardsmith.errors import SettingsError
+from rewardsmith.model.published import publish
+from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.service import domain_detector
+from tests.tiny_models import save_causal
 
 SCORER = """
 import zlib
@@ -228,3 +233,46 @@ def test_pairs_with_a_column_augmented_are_trained_on_like_any_others(cli, tiny,
     )
     assert code == 0, err
     assert json.loads(text)["dropped"]["counts"] == {"truncated_equal": 2}
+
+
+def test_a_detector_that_an_audit_stores_is_what_the_server_loads(cli, tiny_rm, write_rows, tmp_path):
+    model, place = tiny_rm("bert"), tmp_path / "domain"
+    known = write_rows(
+        [{"prompt": f"river {i} {i * i}", "chosen": f"long {i}", "rejected": f"cold {i}"} for i in range(100)],
+        "a.jsonl",
+    )
+    new = write_rows([{"prompt": f"Schreib ein Gedicht, Nummer {i}."} for i in range(30)], "b.jsonl")
+    words = ["--probes", "openings", "--against", new, "--set", f"store_domain={place}"]
+    code, _, err = cli("audit", model, known, *words)
+    assert code == 0, err
+    published = publish(RewardModel.load(model), str(model))
+    detector = domain_detector(str(place), published, str(model), ScoringSettings())
+    assert detector is not None
+    assert [flag.part for flag in detector.flags([("river 3 9", "long 3")])] in (["prompts"], ["answers"])
+    other = tiny_rm("distilbert")
+    found = domain_detector(str(place), publish(RewardModel.load(other), str(other)), str(other), ScoringSettings())
+    assert found is None  # it belongs to another model
+    (tmp_path / "mine").mkdir()
+    code, _, err = cli("audit", model, known, *words[:-1], f"store_domain={tmp_path / 'mine'}")
+    assert code == 2 and "holds something else" in err
+
+
+def test_candidates_are_drawn_from_a_policy(cli, scorer, data, tmp_path):
+    policy = save_causal("llama", tmp_path / "policy", chat=True)
+    words = [
+        "--probes",
+        "opening_yes,white_space",
+        "--prompts",
+        "12",
+        "--policy",
+        policy,
+        "--gold",
+        scorer("fair"),
+    ]
+    sets = [word for one in ("candidates=4", "max_new_tokens=6", "copies=0") for word in ("--set", one)]
+    code, text, err = cli("audit", scorer("score"), data, *words, *sets, "--json", "--out", tmp_path / "audit")
+    assert code == 0, err
+    section = json.loads(text)["over_optimisation"]
+    assert section["n_max"] == 4
+    rows = [json.loads(line) for line in (tmp_path / "audit" / "candidates.jsonl").read_text().splitlines()]
+    assert len(rows) == 48 and {row["kind"] for row in rows} == {"original"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rewardsmith.data.golden import INPUTS
 
@@ -250,3 +250,18 @@ def save_reward_model(base: str, out: Path, *, pooling: str, encoding: str, max_
     renderer = Renderer(load_tokenizer(base), RenderSpec(encoding=encoding, max_length=max_length, **more))  # type: ignore[arg-type]
     save(network, renderer, out, training_dtype="float32", manifest={})
     return out
+
+
+def save_causal(family: str, out: Path, *, chat: bool = False) -> str:
+    """A causal language model with random weights and the tokenizer of its family."""
+    tokenizer = tiny_tokenizer(family)
+    if chat:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
+        tokenizer.chat_template = CHAT_TEMPLATE
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    values = {**_CONFIGS[family], **special, "initializer_range": 0.2}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + 8, **values)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return str(out)

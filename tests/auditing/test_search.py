@@ -280,7 +280,7 @@ def test_a_suffix_that_is_cut_away_is_unseen_and_not_scored():
     assert len(suffix.result.contrasts) == 30 and all("prompt" in one.cluster for one in suffix.result.contrasts)
     # With the unseen ones as zeros it would be half of this.
     assert suffix.result.effect.value * held_out.unit.sd == pytest.approx(3.0, abs=0.8)
-    assert suffix.as_dict()["num_unseen"] == 30 and "of 30 other answers it was cut away" in suffix.reading
+    assert suffix.as_dict()["num_unseen"] == 30 and "in 30 other answers it was cut away" in suffix.reading
     # 36 characters are read, the suffix has 4 and a blank: its end is cut, which is no trial of it.
     partly = [Preference(f"q{i}", f"prompt {i}", "good.", f"bad {'x' * 30} {i:03}") for i in range(12)]
     cut = HeldOut.of(Readings(ReadsTheFirst(40)), partly)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rewardsmith.config import ScoringSettings
 from rewardsmith.errors import LengthError, ModelError, SettingsError
 from rewardsmith.model.policy import Policy, _Draws
 from rewardsmith.scores import Generator
-from tests.tiny_models import _CONFIGS, CHAT_TEMPLATE, tiny_tokenizer
+from tests.tiny_models import save_causal
 
 PROMPTS = [
     "Hi?",
@@ -20,21 +20,6 @@ PROMPTS = [
         {"role": "user", "content": "Are you sure?"},
     ],
 ]
-
-
-def save_causal(family, out, *, chat=False):
-    """A causal language model with random weights and the tokenizer of its family."""
-    tokenizer = tiny_tokenizer(family)
-    if chat:
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
-        tokenizer.chat_template = CHAT_TEMPLATE
-    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    values = {**_CONFIGS[family], **special, "initializer_range": 0.2}
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer) + 8, **values)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return str(out)
 
 
 @pytest.fixture(scope="module")

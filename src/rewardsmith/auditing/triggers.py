@@ -291,7 +291,7 @@ class Finding:
         if self.perplexity is not None:
             text += f"; the answer's perplexity is {self.perplexity['ratio'].value:.2g} times what it was"
         if self.num_unseen:
-            text += f"; of {self.num_unseen} other answers it was cut away before the model saw it"
+            text += f"; in {self.num_unseen} other answers it was cut away before the model saw it"
         return text
 
     def as_dict(self) -> dict[str, Any]:
