@@ -365,6 +365,8 @@ def process(*words: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=ROOT,
         env=environment,
+        # A shell that starts tests in the background tells its children to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as one:
         try:
             yield one
