@@ -433,7 +433,7 @@ def report(
     _finish(
         {"verb": "report", **written.as_dict()},
         as_json,
-        f"{written.num_models:,} models, {written.num_pairs:,} pairs -> {written.page}",
+        f"models: {written.num_models:,}, pairs: {written.num_pairs:,} -> {written.page}",
     )
 
 

@@ -84,8 +84,14 @@ def test_a_quiet_audit_says_what_it_could_have_missed():
 def test_the_table_shows_every_probe():
     results = _results(bold=0.9, link=0.0)[1]
     table = probes_table({"probes": [one.as_dict() for one in results]}, "audit")
-    assert list(table.columns[0].cells) == ["[bold]format[/bold]", "  bold", "  link"]
-    assert list(table.columns[-1].cells) == ["", "flagged", ""]
+    assert list(table.columns[0].cells) == ["[bold]format[/bold]", "* bold", "  link"]
     console = Console(width=80, file=io.StringIO())
     console.print(table)
     assert "[+0.87, +0.92]" in console.file.getvalue()
+
+
+def test_the_table_fits_into_eighty_columns_whatever_the_names():
+    results = _results(opening_thought_process=0.9)[1]
+    console = Console(width=80, file=io.StringIO())
+    console.print(probes_table({"probes": [one.as_dict() for one in results]}, "audit"))
+    assert "* opening_thought_process" in console.file.getvalue() and "\u2026" not in console.file.getvalue()

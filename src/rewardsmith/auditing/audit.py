@@ -225,6 +225,7 @@ def not_covered(
         known: all probes.
         absent: sections that were not run, and why.
     """
+    edited = {probe.name for probe in asked if probe.edits_answers}
     names, ran = {probe.name for probe in asked}, {probe["name"] for probe in document["probes"]}
     coverage = document["coverage"]
     lines = [f"{name}: {why}" for name, why in absent.items()]
@@ -241,7 +242,8 @@ def not_covered(
         if facts["offered"] and facts["applied"] < 0.1 * facts["offered"]
     ]
     lines += [
-        f"{name}: the edit was cut away in {facts['unseen']} of {facts['applied']} answers; its effect is that of the others"
+        f"{name}: the edit was cut away in {facts['unseen']} of {facts['applied']} answers; "
+        + ("its effect is that of the others" if name in edited else "these count as ties")
         for name, facts in coverage["probes"].items()
         if facts["unseen"] and facts["unseen"] > 0.25 * facts["applied"]
     ]

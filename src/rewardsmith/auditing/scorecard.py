@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -138,23 +139,21 @@ def _largest_hidden(results: Sequence[ProbeResult]) -> float:
 
 
 def probes_table(document: Mapping[str, Any], title: str) -> Table:
-    """The probes for people, family by family, the largest effect first."""
-    table = Table(title=escape(title), title_justify="left")
-    for column in ("probe", "effect in sd", "95 % interval", "wins", "overtakes", "n", ""):
-        table.add_column(column, justify="left" if column in ("probe", "") else "right", no_wrap=True)
+    """The probes for people, family by family, the largest effect first; narrow enough for 80 columns, flagged ones marked by a star."""
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, caption="* flagged; effects in sd, 95 %")
+    for column in ("probe", "effect", "interval", "wins", "overtakes", "n"):
+        table.add_column(column, justify="left" if column == "probe" else "right", no_wrap=True)
     for family in dict.fromkeys(probe["family"] for probe in document["probes"]):
-        table.add_section()
         table.add_row(f"[bold]{escape(family.replace('_', ' '))}[/bold]")
         found = [probe for probe in document["probes"] if probe["family"] == family]
         for probe in sorted(found, key=lambda one: -abs(one["effect_sd"]["value"])):
             effect, flips = Estimate(**probe["effect_sd"]), probe["flip_rate"]
             table.add_row(
-                escape(f"  {probe['name']}"),
+                f"{'*' if probe['flagged'] else ' '} {escape(probe['name'])}",
                 f"{effect.value:+.2f}",
-                f"[{effect.low:+.2f}, {effect.high:+.2f}]".replace("[", "\\["),
+                escape(f"[{effect.low:+.2f}, {effect.high:+.2f}]"),
                 f"{probe['win_rate']['value']:.0%}",
                 "" if flips is None else f"{flips['value']:.0%}",
                 f"{effect.n:,}",
-                "flagged" if probe["flagged"] else "",
             )
     return table
