@@ -15,7 +15,7 @@ from rewardsmith.auditing import registry
 from rewardsmith.auditing.attack_data import write_adversarial_pairs
 from rewardsmith.auditing.audit import Audit, Sample, Scores, not_covered, run_audit, sample
 from rewardsmith.auditing.changes import changes, changes_document, changes_table, check_same_sample
-from rewardsmith.auditing.domain import MAX_TEXTS, Text, read_texts
+from rewardsmith.auditing.domain import MAX_TEXTS
 from rewardsmith.auditing.outliers import check_place
 from rewardsmith.auditing.over_optimisation import LABELS, Gold, OverOptimisation, over_optimise
 from rewardsmith.auditing.pools import Pool, drawn_pool, enlarged, merged, pool_of, probe_copies
@@ -32,6 +32,7 @@ from rewardsmith.auditing.truncation import measure_truncation
 from rewardsmith.config import AuditSettings, build
 from rewardsmith.data import io
 from rewardsmith.data.schema import Preference
+from rewardsmith.data.texts import Text, read_texts
 from rewardsmith.errors import DataError, MissingExtraError
 from rewardsmith.functions import Function, as_scorer, is_function
 from rewardsmith.loading import Running, Source, described, papers, read_labelled

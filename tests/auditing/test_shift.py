@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rewardsmith.auditing.domain import domain_of, read_texts
+from rewardsmith.auditing.domain import domain_of
 from rewardsmith.auditing.domain_words import tell_apart
 from rewardsmith.auditing.outliers import load_detector
 from rewardsmith.auditing.shift import measure_shift
 from rewardsmith.auditing.text_features import TextFeatures
 from rewardsmith.data.schema import Group, Preference, Single, prompt_key
+from rewardsmith.data.texts import read_texts
 from rewardsmith.errors import DataError, RowError, SettingsError
 from tests.conftest import real_data
 from tests.fakes import FunctionScorer

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 
-from rewardsmith.data import formats, io
 from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.pairing import preferences_of
-from rewardsmith.data.schema import Group, Pair, Preference, Prompt, Row, RowReader, Single, prompt_key
-from rewardsmith.errors import DataError, RowError
-
-Text: TypeAlias = Row | Prompt
-"""A row of data, or a prompt that nobody has answered."""
+from rewardsmith.data.schema import Group, Pair, Preference, Prompt, Single, prompt_key
+from rewardsmith.data.texts import Text, prompts_of
+from rewardsmith.errors import DataError
 
 Drawn = TypeVar("Drawn")
 
 MAX_TEXTS = 2000
 """Prompts, and answers, of one side; half as many pairs."""
-_ANSWERED = ("chosen", "rejected", "ranked", "answers", "candidates", "answer")
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def domain_of(rows: Iterable[Text], *, max_texts: int = MAX_TEXTS, seed: int = 0
     pairs: dict[str, list[tuple[Preference, bool]]] = {}
     num_empty = 0
     for row in rows:
-        for prompt in _prompts_of(row):
+        for prompt in prompts_of(row):
             prompts.setdefault(prompt_key(prompt), prompt)
         for prompt, answer in _answers_of(row):
             if answer.strip():
@@ -116,56 +111,6 @@ def domain_of(rows: Iterable[Text], *, max_texts: int = MAX_TEXTS, seed: int = 0
         num_empty=num_empty,
         keys=frozenset(prompts),
     )
-
-
-def read_texts(source: str, *, skip_bad: bool = False) -> list[Text]:
-    """The rows of a source, `{"prompt"}` alone included, which no other reader takes.
-
-    Raises:
-        RowError: at the first malformed row, unless `skip_bad` leaves it out.
-        DataError: if no row is left.
-    """
-    found: list[Text] = []
-    for row in _rows_of(source):
-        if not isinstance(row, RowError):
-            found.append(row)
-        elif not skip_bad:
-            raise row
-    if not found:
-        raise DataError(f"at least one row in {io.source_name(source)}", "none", "Check the file.")
-    return found
-
-
-def _rows_of(source: str) -> Iterator[Text | RowError]:
-    for chunk in io.chunks(source):
-        rest = [(where, raw) for where, raw in chunk.rows if not _is_prompt(raw)]
-        if len(rest) < len(chunk.rows):
-            for where, raw in chunk.rows:
-                if _is_prompt(raw):
-                    try:
-                        yield RowReader(where).prompt(orjson.loads(raw) if isinstance(raw, bytes) else raw)
-                    except RowError as error:
-                        yield error
-        for _, row in io.parse(io.Chunk(chunk.start, rest)):
-            yield row
-
-
-def _is_prompt(raw: Any) -> bool:
-    """Whether a raw row has a prompt and nothing that answers it."""
-    if isinstance(raw, bytes):
-        try:
-            raw = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            return False
-    if not isinstance(raw, dict) or raw.get("prompt") is None:
-        return False
-    return formats.detect(raw) is formats.NATIVE and all(raw.get(name) is None for name in _ANSWERED)
-
-
-def _prompts_of(row: Text) -> list[Prompt]:
-    if isinstance(row, Preference):
-        return [row.prompt, *([] if row.rejected_prompt is None else [row.rejected_prompt])]
-    return [row.prompt if isinstance(row, Group | Single) else row]
 
 
 def _answers_of(row: Text) -> list[Pair]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.auditing.domain import MAX_TEXTS, Domain, Text, domain_of
+from rewardsmith.auditing.domain import MAX_TEXTS, Domain, domain_of
 from rewardsmith.auditing.domain_words import tell_apart
 from rewardsmith.auditing.outliers import (
     LEVEL,
@@ -26,6 +26,7 @@ from rewardsmith.auditing.shift_report import Farthest, PartShift, Shift, TwoSam
 from rewardsmith.auditing.text_features import TextFeatures
 from rewardsmith.auditing.two_samples import LEAST_PROMPTS, Samples, classifier_test, mmd_test
 from rewardsmith.data.schema import Pair, Preference, Prompt, prompt_key
+from rewardsmith.data.texts import Text
 from rewardsmith.data.words import prompt_text
 from rewardsmith.errors import DataError
 from rewardsmith.scores import Features, Scorer, checked
