@@ -84,7 +84,7 @@ def _training(asked: argparse.Namespace, folder: Path, start: Any, pairs: list[A
         "data": write_ours(pairs, folder / "ours.jsonl"),
         "device": asked.device,
         "precision": "bf16",
-        "recipe": recipe(),
+        "recipe": recipe(batching=asked.batching),
     }
     theirs = both | {
         "rows": write_ids(pairs, start, folder / "theirs.jsonl"),
@@ -124,6 +124,7 @@ def _best_of_n(asked: argparse.Namespace, folder: Path, start: Any) -> Row:
         "data": write_ours(groups, folder / "groups.jsonl"),
         "device": asked.device,
         "precision": "bf16",
+        "batching": asked.batching,
     }
     with ExitStack() as stack:
         running = {
@@ -159,6 +160,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=16, help="pairs a step")
     parser.add_argument("--groups", type=int, default=16, help="groups of a round of scoring")
     parser.add_argument("--answer-tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--batching", choices=("auto", "packed", "padded"), default="auto", help="of ours")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is there to try the script")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="qwen3-0.6b", help="tiny is there to try the script")
     return run(parser, measure)

@@ -147,7 +147,7 @@ class _Done(Exception):
 def score(settings: dict[str, Any], channel: Channel) -> None:
     """Score all texts of `data` with the model folder `model`, from strings to numbers.
 
-    `settings` holds data, model, precision, device, threads, shared.
+    `settings` holds data, model, precision, device, threads, shared, batching.
     """
     prepare_process(threads=settings["threads"], seed=0)
     model = RewardModel.load(
@@ -155,6 +155,7 @@ def score(settings: dict[str, Any], channel: Channel) -> None:
         ScoringSettings(
             device=settings["device"],
             precision=settings["precision"],
+            batching=settings.get("batching", "auto"),
             **({} if settings.get("shared", True) else UNSHARED),
         ),
     )

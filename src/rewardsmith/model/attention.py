@@ -10,7 +10,7 @@ Legend: `H` heads of the queries, `K` heads of the keys (H / K queries share one
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rewardsmith.model.packing import Insert, Keep, Segment
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 NAME = "rewardsmith"
 """The attention implementation under which a model takes packed rows as well as padded batches."""
@@ -72,6 +75,22 @@ class AttentionPlan:
         self.first_tokens = first_tokens
         self._blocks: dict[tuple[bool, int | None], list[Block]] = {}
         self._masks: dict[tuple[Any, ...], Tensor] = {}
+        self._flexible: dict[tuple[bool, int | None], BlockMask] = {}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every key is of a token of the row and every token is a query."""
+        return not self.inserts and not self.keeps and not any(segment.shift for segment in self.segments)
+
+    def flexible_mask(self, num_tokens: int, *, causal: bool, window: int | None, device: torch.device) -> BlockMask:
+        """The mask of a row of so many tokens for FlexAttention, filled up to whole blocks."""
+        from rewardsmith.model.flex import block_mask, padded_length  # a second of imports that only GPUs need
+
+        if (causal, window) not in self._flexible:
+            self._flexible[causal, window] = block_mask(
+                self.segments, padded_length(num_tokens), causal=causal, window=window, device=device
+            )
+        return self._flexible[causal, window]
 
     def with_states(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer with the remembered ones between them, (K, T, D) twice; what is to be remembered is copied."""
@@ -117,6 +136,8 @@ class AttentionPlan:
 
 class _FirstTokens(AttentionPlan):
     """One query a segment, which sees all of it."""
+
+    is_plain = False
 
     def blocks(self, *, causal: bool, window: int | None) -> list[Block]:
         """One block a segment."""
@@ -179,6 +200,11 @@ def segment_attention(
         keys, values = plan.with_states(module.layer_idx, keys, values)
     with torch.autocast(query.device.type, enabled=False):
         rules = Rules(plan, causal, sliding_window, scale)
+        if query.device.type == "cuda" and query.dtype != torch.float64 and plan.is_plain:
+            from rewardsmith.model.flex import flexible
+
+            mask = plan.flexible_mask(query.shape[2], causal=causal, window=sliding_window, device=query.device)
+            return flexible(query[0], keys, values, mask, scale=scale)[None], None
         if torch.is_grad_enabled() or query.dtype in (torch.bfloat16, torch.float16):
             return _SegmentAttention.apply(query[0], keys, values, rules)[None], None
         return _fused(query[0], keys, values, rules)[None], None

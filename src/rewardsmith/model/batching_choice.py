@@ -89,9 +89,10 @@ def choose_batching(
         raise SettingsError("a model and settings that can be packed", obstacle, 'Set batching = "auto".')
     if obstacle:
         return BatchingChoice(False, False, f"auto: {obstacle}")
-    if wanted == "auto" and device.type != "cpu":
-        return BatchingChoice(False, False, f"auto: packing has been measured on CPUs only, this is {device.type}")
     causal = reads_left_to_right(network.backbone_type)
+    if wanted == "auto" and device.type != "cpu" and not (device.type == "cuda" and causal):
+        kind = "decoders" if device.type == "cuda" else "it"
+        return BatchingChoice(False, False, f"auto: on {device.type} packing has been measured for {kind} alone")
     if share is True and not causal:
         raise SettingsError(
             "a model that reads left to right for share_prompts",
