@@ -39,6 +39,12 @@ PAGES = (
     "docs/over_optimisation.md",
     "docs/prompt_use.md",
     "docs/shift.md",
+    "docs/rewards.md",
+    "docs/best_of_n.md",
+    "docs/win_rates.md",
+    "docs/guardrail.md",
+    "docs/watch.md",
+    "docs/ppo.md",
 )
 # Several trainings each: `make test-all` runs them.
 LONG = ("docs/learning_curve.md", "docs/sweep.md")

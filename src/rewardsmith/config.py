@@ -394,6 +394,131 @@ class ServeSettings(_Settings):
     """A line a request, with its path and status and no text."""
     domain: str | None = None
     """A detector that `audit --against` has saved: results of /v1/score then say how far each text lies from its reference; the texts are described once more, which for a model's own features takes about as long as its score."""
+    guardrail: float | str | None = None
+    """POST /v1/guard: the share of good answers that may be stopped, of which `calibrate` has stored a threshold with every served model; or a file of `Guardrail.save`."""
+
+
+class PPOSettings(_Settings):
+    """Everything `rewardsmith ppo` can be told (formulas: `rewardsmith.model.ppo`)."""
+
+    policy: str
+    """The causal language model to train: a folder, a Hugging Face name, a GGUF file or `smollm2`. As it comes, it is also the reference."""
+    reward_model: str | None = None
+    """What scores: a model or run folder, the URL of a server, or FILE.py:FUNCTION. In Python a reward function is given instead."""
+    prompts: str | None = None
+    """Rows of any kind that have prompts. In Python prompts are given instead."""
+    eval_prompts: str | None = None
+    """Held-out prompts, answered before and after the run; none of them is trained on."""
+    out: str
+    """The run folder."""
+    lora: LoraSettings | None = None
+    """A table, or `true` for its defaults: train adapters; the reference is then the policy without them, else it is a frozen copy."""
+    merge: bool = False
+    """Save a policy with adapters as a whole checkpoint in place of an adapter folder."""
+    shaping: tuple[dict[str, Any], ...] = ()
+    """Tables `[[shaping]]`, each with the `name` of a step: what becomes of the scores. A KL step is refused, since PPO takes KL off itself."""
+    watch: bool = False
+    """Watch the run: alarms are printed and kept in watch.json."""
+    max_prompt_tokens: int = Field(default=256, ge=8)
+    """Longer prompts are cut for the policy as by `keep_answer`, and counted; the reward model reads them whole."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Where an answer is cut; it then counts as not finished."""
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Of the softmax of policy and reference, in drawing and in log-probabilities alike."""
+    steps: int = Field(default=100, ge=1)
+    """Rounds of answering, rewarding and updating."""
+    prompts_per_step: int = Field(default=16, ge=1)
+    """Prompts answered in a step."""
+    answers_per_prompt: int = Field(default=1, ge=1)
+    """Answers to each of them."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the answers of a step."""
+    minibatches: int = Field(default=2, ge=1)
+    """Optimiser steps a pass."""
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens of one forward pass, padding included; a minibatch of more is taken in parts that are summed."""
+    learning_rate: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
+    """AdamW's rate of the policy; adapters take about ten times that."""
+    value_learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Of the value head, which starts at 0."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """`linear`: both rates fall evenly to 0 after the last step."""
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Of matrices."""
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Larger gradients are scaled down to it; `inf` leaves them."""
+    clip: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+    """How far a ratio of new and old probability counts, around 1."""
+    value_clip: float | None = Field(default=0.2, gt=0, allow_inf_nan=False)
+    """How far a value counts from what it was when the answers were drawn, in units of the reward; None: unclipped."""
+    value_coefficient: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    """Weight of the value loss."""
+    detach_value: bool = False
+    """The value loss moves the value head alone, and not the policy that it stands on."""
+    entropy_coefficient: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of a bonus for entropy."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount a token."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Of generalised advantage estimation; 1 trusts no value of a later token."""
+    whiten_advantages: bool = True
+    """Advantages of a step with mean 0 and standard deviation 1 over its tokens."""
+    normalise_rewards: bool = False
+    """Rewards minus their running mean, over their running standard deviation; the KL coefficient is then in that unit."""
+    kl_coefficient: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    """Reward lost for a nat between policy and reference, token by token; of an adaptive coefficient, to begin with."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Of `rewardsmith.use.kl`; k1 alone makes reference x exp(reward / coefficient) the optimum."""
+    kl_target: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Nats an answer that an adaptive coefficient keeps near; None: fixed."""
+    kl_horizon: int = Field(default=10_000, ge=1)
+    """Answers after which an adaptive coefficient has followed."""
+    kl_budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The run ends once the policy is so many nats an answer from its reference; the last one within is kept."""
+    update_kl: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """A step's updates end once the policy is so many nats a token from the one that drew its answers."""
+    eval_answers: int = Field(default=1, ge=1)
+    """Answers to each held-out prompt."""
+    max_eval_prompts: int = Field(default=200, ge=1)
+    """Held-out prompts that are answered, the first ones."""
+    samples_every: int = Field(default=10, ge=1)
+    """Steps between those whose answers are kept in samples.jsonl."""
+    save_every: int = Field(default=25, ge=1)
+    """Steps between checkpoints."""
+    skip_bad: bool = False
+    """Count malformed rows instead of stopping at the first."""
+    precision: Precision = "float32"
+    """Of the policy; bf16 rounds log-probabilities, and with them the KL."""
+    device: Device = "auto"
+    """Where the policy and the reward model run."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; all cores when unset."""
+    seed: int = Field(default=0, ge=0)
+    """Of adapters, answers and orders."""
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _lora_by_flag(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> PPOSettings:
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("lora.dropout is 0 in PPO: the policy that is updated must be the one that drew")
+        if self.merge and self.lora is None:
+            raise ValueError("`merge` is for adapters: give `lora`")
+        if self.kl_target is not None and not self.kl_coefficient:
+            raise ValueError("an adaptive kl_coefficient starts above 0: from 0 it cannot rise")
+        if self.minibatches > self.prompts_per_step * self.answers_per_prompt:
+            raise ValueError("`minibatches` of a step are at most its answers")
+        out = Path(self.out).resolve()
+        for name in ("policy", "reward_model", "prompts", "eval_prompts"):
+            source = getattr(self, name)
+            if source and Path(source).exists() and Path(source).resolve().is_relative_to(out):
+                raise ValueError(
+                    f"out is or holds {name} ({source}), which --overwrite would delete; choose another out"
+                )
+        return self
 
 
 class ExportSettings(_Settings):

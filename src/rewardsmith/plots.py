@@ -186,3 +186,62 @@ def _band(
 def _plain(text: str) -> str:
     """A name that matplotlib does not read as a formula."""
     return text.replace("$", r"\$")
+
+
+def margins_histogram(margins: Sequence[float], win_rate: Mapping[str, Any], path: Path) -> None:
+    """The margins of two policies, one a prompt: where A's answers score higher, and by how much.
+
+    Args:
+        margins: score of A minus score of B, the mean of each prompt.
+        win_rate: Estimate of A's win rate, for the title.
+        path: of the PNG.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    figure = _figure(7, 3.6)
+    axes = figure.subplots()
+    reach = max(max(map(abs, margins)), 1e-6)
+    bins = 2 * max(5, min(20, len(margins) // 10))  # even, so that no bin holds both winners and losers
+    edges = [reach * (2 * i / bins - 1) for i in range(bins + 1)]
+    for sign, color, label in ((1, "tab:blue", "A scores higher"), (-1, "tab:orange", "B scores higher")):
+        part = [margin for margin in margins if margin * sign > 0]
+        axes.hist(part, bins=edges, color=color, label=f"{label} ({len(part):,})")
+    if even := len([margin for margin in margins if margin == 0]):
+        axes.plot([0], [even], "_", color="black", markersize=14, label=f"equal ({even:,})")
+    axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("score of A minus score of B, mean of a prompt")
+    axes.set_ylabel("prompts")
+    low, high = 100 * win_rate["low"], 100 * win_rate["high"]
+    axes.set_title(f"A wins {100 * win_rate['value']:.1f} % [{low:.1f}, {high:.1f}] of {win_rate['n']:,} prompts")
+    axes.legend(fontsize=8)
+    axes.grid(axis="y", alpha=0.2)
+    _save(figure, path)
+
+
+def best_of_n_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What more candidates buy, on the axis of KL: the score, and where there are labels what they say.
+
+    Args:
+        curve: of a best-of-n document.
+        path: of the PNG.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    panels = [[("score", "tab:orange", "score of the selected answer")]]
+    if "label" in curve[0]:
+        panels.append(
+            [("label", "tab:blue", "label of the selected answer"), ("label_limit", "black", "selected by label")]
+        )
+    figure = _figure(4.6 * len(panels), 3.6)
+    kl = [point["kl"] for point in curve]
+    for axes, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for key, color, label in lines:
+            _band(axes, kl, [point[key] for point in curve], color, label, dashed=key == "label_limit")
+        axes.set_xlabel("KL of best-of-n, nats")
+        axes.grid(alpha=0.2)
+        axes.legend(fontsize=8)
+        top = axes.secondary_xaxis("top")
+        top.set_xticks(kl, [str(point["n"]) for point in curve], fontsize=7)
+    _save(figure, path)

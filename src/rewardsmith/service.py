@@ -17,6 +17,7 @@ from rewardsmith.errors import ContractError, MissingExtraError, SettingsError
 from rewardsmith.model.published import Published, publish
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.scores import DomainDetector, DomainFlag, Features
+from rewardsmith.use.guard_rule import Rule, check_rate, identity_of, stored_rule
 
 try:
     from rewardsmith.serving.guard import read_keys
@@ -67,12 +68,14 @@ def serve(
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     keys = read_keys(settings)
+    guardrail = read_guardrail(settings.guardrail)
     models: list[ServedModel] = []
     for name, source in sources.items():
         model = RewardModel.load(source, scoring)
         published = publish(model, source)
         domain = None if settings.domain is None else domain_detector(settings.domain, published, source, scoring)
-        models.append(served(name, published, settings, domain=domain))
+        rule = None if guardrail is None else guard_rule(guardrail, published)
+        models.append(served(name, published, settings, domain=domain, guardrail=rule))
         render, golden = model.contract.render, models[-1].golden
         to_check = f"{len(golden.inputs)} golden scores" if golden else "no golden scores to check"
         line = f"{name}: {model.precision}, encoding {render.encoding}, max_length {render.max_length}, {to_check}"
@@ -80,6 +83,14 @@ def serve(
         if domain is not None:
             line = f"{name}: /v1/score says how far texts lie from the reference of {Path(str(settings.domain)).name}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if rule is not None:
+            low, high = rule.bounds
+            line = f"{name}: /v1/guard refuses below {low:.3f}, allows from {high:.3f} on"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if settings.guardrail is not None and not any(model.guardrail for model in models):
+        raise ContractError(
+            "a guardrail of a served model", "one of another model", "Scores of two models are not comparable: fit one."
+        )
     if settings.domain is not None and not any(model.domain for model in models):
         raise ContractError(
             "a domain detector of a served model", "one of another model", "Save one with the audit of this model."
@@ -132,8 +143,39 @@ def domain_detector(folder: str, published: Published, source: str, scoring: Sco
         return None
 
 
+def read_guardrail(wanted: float | str | None) -> float | Rule | None:
+    """What `ServeSettings.guardrail` asks for, checked before a model is loaded: a rate, or the rule of a file.
+
+    Raises:
+        SettingsError: if the rate is none.
+        ContractError: if the file is no guardrail.
+    """
+    if isinstance(wanted, str):
+        return Rule.load(Path(wanted))
+    if wanted is not None:
+        check_rate(wanted)
+    return wanted
+
+
+def guard_rule(wanted: float | Rule, published: Published) -> Rule | None:
+    """The guardrail of one of the served models; None where a saved one is of another model.
+
+    Raises:
+        SettingsError: if no threshold is stored with the model for this rate.
+    """
+    contract = published.model.contract.as_dict()
+    if isinstance(wanted, Rule):
+        return wanted if wanted.is_of(identity_of(contract)) else None
+    return stored_rule(contract, wanted)
+
+
 def served(
-    name: str, published: Published, settings: ServeSettings, *, domain: DomainDetector | None = None
+    name: str,
+    published: Published,
+    settings: ServeSettings,
+    *,
+    domain: DomainDetector | None = None,
+    guardrail: Rule | None = None,
 ) -> ServedModel:
     """A checked model as the server takes it."""
     model, contract = published.model, published.model.contract
@@ -149,4 +191,5 @@ def served(
         contract=published.contract,
         golden=golden,
         domain=domain,
+        guardrail=guardrail,
     )

@@ -16,6 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from rewardsmith.stats import Estimate
+from rewardsmith.use.guard_rule import Rule
 from tests.serving.conftest import Reader, served
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -23,6 +25,7 @@ POSTS = [
     "/v1/score",
     "/v1/compare",
     "/v1/rank",
+    "/v1/guard",
     "/score",
     "/classify",
     "/v1/classify",
@@ -72,11 +75,22 @@ MEANT = {
         {"inputs": st.lists(st.fixed_dictionaries({"prompt": TEXT | MESSAGES, "answer": TEXT}), max_size=4)},
         optional={"include": st.lists(st.sampled_from(["probability", "flags"]), max_size=2)},
     ),
+    "/v1/guard": st.fixed_dictionaries(
+        {"inputs": st.lists(st.fixed_dictionaries({"prompt": TEXT | MESSAGES, "answer": TEXT}), max_size=4)}
+    ),
     "/classify": TEXT_BODIES | st.fixed_dictionaries({"text": TEXT | TEXTS}),
     "/v1/classify": TEXT_BODIES,
     "/pooling": TEXT_BODIES,
 }
 """Bodies that keep to what the description cannot say: one of two fields, messages that end with an answer, lists of equal length."""
+
+
+RULE = Rule(Estimate(9.0, 5.0, 12.0, 100, "bootstrap"), target_rate=0.05, temperature=2.0)
+
+
+def guarded(scorer, **more):
+    """A model with a guardrail: without one, /v1/guard answers nobody."""
+    return served(scorer, guardrail=RULE, **more)
 
 
 def length(text):
@@ -123,28 +137,28 @@ def test_every_path_is_described(inside):
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_body_that_fits_the_description_is_answered_as_described(inside, path):
-    statuses = fuzz(inside(served(Reader(length))), path, "POST")
+    statuses = fuzz(inside(guarded(Reader(length))), path, "POST")
     # What the description cannot say is refused; see MEANT.
     assert statuses[200] and set(statuses) <= {200, 400, 422}
 
 
 @pytest.mark.parametrize("path", MEANT)
 def test_a_body_that_means_one_thing_is_scored(inside, path):
-    statuses = fuzz(inside(served(Reader(length))), path, "POST", bodies=MEANT[path])
+    statuses = fuzz(inside(guarded(Reader(length))), path, "POST", bodies=MEANT[path])
     assert set(statuses) == {200}
 
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_body_that_misses_the_description_is_refused(inside, path):
     reader = Reader(length)
-    statuses = fuzz(inside(served(reader)), path, "POST", GenerationMode.NEGATIVE)
+    statuses = fuzz(inside(guarded(reader)), path, "POST", GenerationMode.NEGATIVE)
     assert statuses[422 if path in ("/predict", "/") else 400]
     assert set(statuses) <= {400, 422} and not reader.batches
 
 
 @pytest.mark.parametrize("path", GETS)
 def test_pages_are_as_described(inside, path):
-    assert set(fuzz(inside(served(Reader(length))), path, "GET")) == {200}
+    assert set(fuzz(inside(guarded(Reader(length))), path, "GET")) == {200}
 
 
 @pytest.mark.parametrize(
@@ -157,13 +171,13 @@ def test_a_planted_fault_of_the_server_is_found_by_the_same_search(inside, path,
         return length(text)
 
     with pytest.raises(FailureGroup) as found:
-        fuzz(inside(served(Reader(faulty))), path, "POST", bodies=bodies)
+        fuzz(inside(guarded(Reader(faulty))), path, "POST", bodies=bodies)
     (failure,) = found.value.exceptions
     assert isinstance(failure, ServerError) and failure.status_code == 500
 
 
 def test_a_planted_document_that_is_not_as_described_is_found_by_the_same_search(inside):
     with pytest.raises(FailureGroup) as found:
-        fuzz(inside(served(Reader(length), precision=32)), "/v1/compare", "POST")
+        fuzz(inside(guarded(Reader(length), precision=32)), "/v1/compare", "POST")
     (failure,) = found.value.exceptions
     assert isinstance(failure, JsonSchemaError) and 'is not of type "string"' in str(failure)

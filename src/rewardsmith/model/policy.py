@@ -12,9 +12,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
@@ -28,6 +30,8 @@ from rewardsmith.model.render import Renderer
 from rewardsmith.scores import Drawn
 
 MAX_LENGTH, MAX_NEW_TOKENS = 1024, 256
+Numbers: TypeAlias = NDArray[np.float64]
+"""Between 0 and 1, one a token."""
 
 
 class _OpenRenderer(Renderer):
@@ -127,10 +131,11 @@ class Policy:
         # What stands before an answer has no end yet.
         self.renderer.rule = replace(self.renderer.rule, suffix=())
         self.stop_ids = self._stops(reader.renderer)
-        self._pad = next((i for i in (self.tokenizer.pad_token_id, *self.stop_ids) if i is not None), 0)
+        self.pad_id: int = next((i for i in (self.tokenizer.pad_token_id, *self.stop_ids) if i is not None), 0)
         # Only what is asked for here shapes the draws: a checkpoint's own advice (top_k, a repetition penalty) is a different policy.
+        self.advice: GenerationConfig = self.model.generation_config
         self.model.generation_config = GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=self.stop_ids or None, pad_token_id=self._pad
+            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=self.stop_ids or None, pad_token_id=self.pad_id
         )
 
     def _stops(self, closed: Renderer) -> list[int]:
@@ -152,35 +157,64 @@ class Policy:
             batch = [rows[k] for k in part]
             texts = [table.row(i).tolist() for i, _ in batch]
             keys = [(prompt_key(prompts[i]), j) for i, j in batch]
-            for (i, j), ids in zip(batch, self._continued(texts, keys, seed), strict=True):
-                end = next((k for k, token in enumerate(ids) if token in self.stop_ids), None)
-                text = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                answers[i][j] = Drawn(text, end is None, int(table.prompt_cut[i]))
+            numbers = [draw_numbers((seed,), key, j, self.max_new_tokens) for key, j in keys]
+            with running(self.settings.precision, self.device):
+                found = self.continued(texts, numbers)
+            for (i, j), ids in zip(batch, found, strict=True):
+                text, is_finished = self.read_answer(ids)
+                answers[i][j] = Drawn(text, not is_finished, int(table.prompt_cut[i]))
             done += len(batch)
             self._on_answers(done, len(rows))
         return answers
 
-    def _continued(self, texts: list[list[int]], keys: list[tuple[str, int]], seed: int) -> list[list[int]]:
-        """The ids that follow each text, padded after the end of an answer."""
+    def continued(self, texts: Sequence[Sequence[int]], numbers: Sequence[Numbers]) -> list[list[int]]:
+        """Draw on from each text, in the number format and gradient mode of the caller.
+
+        Args:
+            texts: token ids of opened prompts, of any lengths.
+            numbers: that the tokens of each answer are drawn by; see `draw_numbers`.
+
+        Returns:
+            The ids of each answer up to its end token, that included; without one, `max_new_tokens` of them.
+        """
         longest = max(map(len, texts))
-        ids = torch.tensor([[self._pad] * (longest - len(text)) + text for text in texts], device=self.device)
+        ids = torch.tensor([[self.pad_id] * (longest - len(text)) + list(text) for text in texts], device=self.device)
         mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=self.device)
-        numbers = np.stack([_numbers(seed, *key, self.max_new_tokens) for key in keys])
         draws = _Draws(
-            torch.from_numpy(numbers),
+            torch.from_numpy(np.stack(numbers)),
             num_read=longest,
-            num_tokens=len(self.tokenizer),
+            num_tokens=self.num_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
         )
-        with running(self.settings.precision, self.device):
-            # Greedy search among the one token that `draws` leaves.
-            found = self.model.generate(
-                input_ids=ids, attention_mask=mask, logits_processor=LogitsProcessorList([draws])
-            )
-        return [row.tolist() for row in found[:, longest:].cpu()]
+        # Greedy search among the one token that `draws` leaves.
+        found = self.model.generate(input_ids=ids, attention_mask=mask, logits_processor=LogitsProcessorList([draws]))
+        return [self._until_end(row.tolist()) for row in found[:, longest:].cpu()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        end = next((k for k, token in enumerate(ids) if token in self.stop_ids), None)
+        return ids if end is None else ids[: end + 1]
+
+    def read_answer(self, ids: Sequence[int]) -> tuple[str, bool]:
+        """The text of what `continued` gave, without special tokens, and whether the policy ended it itself."""
+        is_finished = bool(ids) and ids[-1] in self.stop_ids
+        kept = list(ids[:-1] if is_finished else ids)
+        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text, is_finished
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids that can be drawn: those of the tokenizer; a model may have rows to spare."""
+        return len(self.tokenizer)
 
 
-def _numbers(seed: int, key: str, number: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The numbers that an answer's tokens are drawn by."""
-    return np.random.default_rng([seed, zlib.crc32(key.encode("utf-8", "surrogatepass")), number]).random(count)
+def draw_numbers(seeds: Sequence[int], key: str, number: int, count: int) -> Numbers:
+    """The numbers between 0 and 1 that an answer's tokens are drawn by.
+
+    Args:
+        seeds: of the run, and of the step where there are steps.
+        key: of the prompt; see `prompt_key`.
+        number: of the answer among those to its prompt.
+        count: of the tokens.
+    """
+    return np.random.default_rng([*seeds, zlib.crc32(key.encode("utf-8", "surrogatepass")), number]).random(count)

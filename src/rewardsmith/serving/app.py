@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from rewardsmith.config import ServeSettings
 from rewardsmith.manifest import package_versions
 from rewardsmith.scores import Input, RawIds, RawText, ScoreTable
-from rewardsmith.serving import native, tei, templated, vllm
+from rewardsmith.serving import guardrail, native, tei, templated, vllm
 from rewardsmith.serving.complaints import TAG, Complaint, complain
 from rewardsmith.serving.engine import Engine, Limits
 from rewardsmith.serving.guard import Guard, Rules
@@ -57,6 +57,7 @@ _POST: dict[str, list[_Choice]] = {
     ],
     "/v1/compare": [_Choice((), native.Compare, native.CompareAnswer)],
     "/v1/rank": [_Choice((), native.Rank, native.RankAnswer)],
+    "/v1/guard": [_Choice((), guardrail.Guard, guardrail.GuardAnswer)],
     "/score": [_Choice((), vllm.PairScore, vllm.ScoreAnswer)],
     "/classify": [
         _Choice(("input", "messages"), vllm.Classify, vllm.ClassifyAnswer),
@@ -295,6 +296,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
             "name": found.name,
             **found.contract,
             "golden_reproduced": service.warm and found.golden is not None and found.name not in service.unproven,
+            **({} if found.guardrail is None else {"guardrail": found.guardrail.as_dict()}),
         }
         return JSONResponse(document)
 

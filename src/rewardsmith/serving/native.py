@@ -85,7 +85,9 @@ class RankAnswer(TypedDict):
     results: list[Ranked]
 
 
-class _Own(Body):
+class Own(Body):
+    """A body of our own API."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -98,7 +100,7 @@ class PromptAndAnswer(BaseModel):
     answer: str
 
 
-class Score(_Own):
+class Score(Own):
     """Score answers.
 
     `include`: `probability` is that of being better than an answer of average score; `flags` says what was cut or looks odd.
@@ -143,7 +145,7 @@ class Score(_Own):
         )
 
 
-class Compare(_Own):
+class Compare(Own):
     """Compare two answers to one prompt."""
 
     prompt: Prompt
@@ -171,7 +173,7 @@ class Compare(_Own):
         )
 
 
-class Rank(_Own):
+class Rank(Own):
     """Order the answers to one prompt."""
 
     prompt: Prompt

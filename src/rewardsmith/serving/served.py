@@ -13,6 +13,7 @@ from scipy.special import expit
 from rewardsmith.data.schema import Pair
 from rewardsmith.scores import DomainDetector, Scores, ScoreTable, TextScorer
 from rewardsmith.stats import Floats
+from rewardsmith.use.guard_rule import Rule
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class ServedModel:
         contract: what GET /v1/model publishes of the folder.
         golden: None where the folder has no golden scores.
         domain: says of each text how far it lies from a reference; None where nobody asked for it.
+        guardrail: what becomes of answers by their scores; None where nobody asked for it.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ServedModel:
     contract: Mapping[str, Any] = field(default_factory=dict)
     golden: Golden | None = None
     domain: DomainDetector | None = None
+    guardrail: Rule | None = None
 
     def probability(self, margins: Floats | Scores) -> Floats:
         """sigmoid(margin / T): how probably the first of two answers is the better one; T is 1 where none was fitted."""
