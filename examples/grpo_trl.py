@@ -22,10 +22,12 @@ from rewardsmith.data.schema import prompt_key
 from rewardsmith.data.texts import read_prompts
 from rewardsmith.errors import DataError, MissingExtraError, RewardsmithError, SettingsError
 from rewardsmith.loading import described, load_source, papers
+from rewardsmith.manifest import without_paths
 from rewardsmith.stats import cluster_codes, mean
 from rewardsmith.storage import check_result_folder, write_json
 from rewardsmith.use import Reward, Sample, Shaping, trl_reward_function
 from rewardsmith.use.repetition import repeated_share
+from rewardsmith.use.rewards import check_needs
 
 
 def arguments(words):
@@ -58,6 +60,36 @@ def arguments(words):
         found.steps, found.prompts_per_step, found.generations, found.max_new_tokens = 2, 2, 2, 8
         found.max_eval_prompts = min(found.max_eval_prompts, 12)
     return found
+
+
+def check_settings(options):
+    """Refuse what TRL would refuse, or never get through, after minutes of answers.
+
+    Raises:
+        SettingsError: naming the option.
+    """
+    least = {"generations": 2, "steps": 1, "prompts_per_step": 1, "max_new_tokens": 1, "max_eval_prompts": 2, "rank": 1}
+    for name, number in least.items():
+        if (came := getattr(options, name)) < number:
+            raise SettingsError(f"--{name.replace('_', '-')} of at least {number}", f"{came}", "Raise it.")
+
+
+def policy_folder(policy):
+    """Where the policy is, as transformers takes it.
+
+    Raises:
+        ModelError: if there is none.
+        SettingsError: if it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    from rewardsmith.model.network import read_config, source_folder
+
+    folder = source_folder(policy)
+    read_config(folder)
+    if not AutoTokenizer.from_pretrained(folder).chat_template:
+        raise SettingsError("a policy with a chat template", policy, "Take an instruction-tuned one.")
+    return folder
 
 
 def prompts_for(options):
@@ -98,13 +130,19 @@ def answers_of(policy, prompts, options):
 
 
 def log_ratios(samples, policy, reference):
-    """The estimate k1 of each answer's KL in nats, log policy(answer) - log reference(answer), (n,): of its text as the tokenizer reads it again, without the end."""
-    from rewardsmith.model.language_model import LanguageModel
+    """The estimate k1 of each answer's KL in nats, log policy(answer) - log reference(answer), (n,).
 
-    pairs = [sample.pair for sample in samples]
-    tokens = np.array([sample.num_tokens - sample.is_finished for sample in samples], np.float64)
-    nats = [np.log(np.nan_to_num(LanguageModel(one).perplexities(pairs), nan=1.0)) for one in (reference, policy)]
-    return tokens * (nats[0] - nats[1])
+    Of its text as the tokenizer reads it again. The end counts where the policy wrote one, with what the chat template closes a turn by (of ChatML a line break,
+    which the policy did not draw).
+    """
+    from rewardsmith.model.implicit_reward import ImplicitReward
+
+    both, found = ImplicitReward(policy, reference), np.zeros(len(samples))
+    for finished in (True, False):
+        rows = [i for i, sample in enumerate(samples) if sample.is_finished == finished]
+        both.count_end = finished
+        found[rows] = both.log_ratios([samples[i].pair for i in rows])
+    return found
 
 
 def train(options, prompts, reward_model, shaping, reference, *, folder):
@@ -116,8 +154,6 @@ def train(options, prompts, reward_model, shaping, reference, *, folder):
     from trl import GRPOConfig, GRPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    if not tokenizer.chat_template:
-        raise SettingsError("a policy with a chat template", options.policy, "Take an instruction-tuned one.")
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32)
     ends = model.generation_config.eos_token_id
     function = trl_reward_function(
@@ -182,6 +218,12 @@ def measured(samples, rewards):
     }
 
 
+def settings_of(options):
+    """As given, but for where files lie; what the reward model was stands in the report already, and its address may hold a password."""
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    return without_paths({key: value for key, value in given.items() if key != "reward_model"})
+
+
 def report(options, source, before, after, *, rewards, ratios, logs, facts):
     """The document."""
     clusters = cluster_codes([sample.group for sample in before])
@@ -194,7 +236,7 @@ def report(options, source, before, after, *, rewards, ratios, logs, facts):
     return {
         "verb": "grpo_trl",
         "reward_model": described(source),
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "settings": settings_of(options),
         "before": {name: told(values) for name, values in numbers[0].items()},
         "after": {name: told(values) for name, values in numbers[1].items()},
         "difference": {name: told(numbers[1][name] - numbers[0][name]) for name in numbers[0]},
@@ -208,20 +250,26 @@ def report(options, source, before, after, *, rewards, ratios, logs, facts):
 def run(options):
     """The whole of it; everything that can be wrong with inputs is looked at before a model is loaded."""
     check_result_folder(options.out, "grpo_trl", options.prompts, options.eval_prompts, overwrite=options.overwrite)
+    check_settings(options)
     shaping = Shaping.load(options.shaping) if options.shaping else None
+    # Before and after, there is one answer to each prompt; what is trained on must be what is measured.
+    check_needs(shaping, {"kl": "Set --beta.", "groups": "Leave the step out: GRPO normalises groups itself."})
     prompts, held_out, left_out = prompts_for(options)
+    if len(prompts) < options.prompts_per_step:
+        came = f"{len(prompts)}, fewer than the {options.prompts_per_step} of a step"
+        raise SettingsError("prompts to train on for at least one step", came, "Lower --prompts-per-step.")
+    if shaping is not None and shaping.references is not None and "references" in shaping.needs:
+        shaping.references.of([Sample(prompt, "") for prompt in (*prompts, *held_out)])
     try:
         import peft  # noqa: F401
         import trl  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("this example", error.name or "trl", "rl,lora") from error
-    from rewardsmith.model.network import source_folder
-
+    reference = policy_folder(options.policy)
     source = load_source(options.reward_model, ScoringSettings(), threads=options.threads, seed=options.seed)
     from rewardsmith.model.precision import prepare_process
 
     prepare_process(threads=options.threads, seed=options.seed)  # a server or a function has not done so
-    reference = source_folder(options.policy)
     reward = Reward(source.scorer, shaping)
     before = answers_of(reference, held_out, options)
     rewards = [reward.rewards(before)]
@@ -241,6 +289,7 @@ def run(options):
             "reward_before": float(rewards[0].value[i]),
             "reward_after": float(rewards[1].value[i]),
             "kl": float(ratios[i]),
+            "finished_after": other.is_finished,
         }
         for i, (one, other) in enumerate(zip(before, after, strict=True))
     ]

@@ -19,7 +19,7 @@ import numpy as np
 from rewardsmith.config import ScoringSettings
 from rewardsmith.data import io
 from rewardsmith.data.schema import Single, as_row, prompt_key
-from rewardsmith.errors import DataError
+from rewardsmith.errors import DataError, RewardsmithError, SettingsError
 from rewardsmith.loading import load_source
 from rewardsmith.stats import mean
 from rewardsmith.use.answers_matched import match_answers
@@ -63,7 +63,8 @@ def compared(pairs, models, scorer, *, temperature, seed, folder=None):
     rows_a, rows_b, labels = sides(pairs, models[0])
     if folder is not None:
         for side, rows in (("a", rows_a), ("b", rows_b)):
-            io.write_rows(folder / f"{models[0]}_{models[1]}.{side}.jsonl", map(as_row, rows))
+            name = f"{models[0]}_{models[1]}.{side}.jsonl".replace("/", "-")  # hub names hold slashes
+            io.write_rows(folder / name, map(as_row, rows))
     matched = match_answers(rows_a, rows_b)
     by_labels = np.array([labels[prompt_key(prompt)] for prompt in matched.prompts])
     judged = win_rates(scorer, matched, temperature=temperature, seed=seed)
@@ -91,7 +92,17 @@ def compared(pairs, models, scorer, *, temperature, seed, folder=None):
 
 
 def main(words=None):
-    """Print one JSON document."""
+    """The exit code; prints one JSON document."""
+    try:
+        print(json.dumps(run(words)))
+    except RewardsmithError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def run(words):
+    """The document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="labelled pairs with chosen_model and rejected_model")
     parser.add_argument("model", help="a folder, the URL of a server, or FILE.py:FUNCTION")
@@ -100,6 +111,8 @@ def main(words=None):
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(words)
+    if asked.pairs < 1:
+        raise SettingsError("--pairs of at least 1", f"{asked.pairs}", "Raise it.")
     pairs = io.preferences(io.read(asked.data).rows, asked.data)
     chosen = frequent(pairs, asked.pairs)
     source = load_source(asked.model, ScoringSettings(), threads=asked.threads, seed=asked.seed)
@@ -108,7 +121,7 @@ def main(words=None):
         row = compared(some, models, source.scorer, temperature=source.temperature, seed=asked.seed, folder=asked.write)
         table.append(row)
         print(f"{' against '.join(models)}: {row['win_rate']['value']:.3f}", file=sys.stderr)
-    document = {
+    return {
         "data": io.source_name(asked.data),
         "model": source.name,
         "num_pairs": len(pairs),
@@ -117,9 +130,7 @@ def main(words=None):
         "longer_same_side": sum(row["longer_same_side"] for row in table),
         "rows": table,
     }
-    print(json.dumps(document))
-    return document
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

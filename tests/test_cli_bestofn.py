@@ -220,6 +220,8 @@ def test_nothing_to_train_on_is_an_error_and_no_file(cli, scorer, data, tmp_path
         (["--out", "{data}", "--overwrite"], "an input"),
         (["--out", "{file}", "--overwrite"], "an input"),
         (["--sft", "{old}"], "exists"),
+        (["--out", "{old}/best.jsonl"], "cannot be written"),
+        (["--plot", "{old}/deeper/best.png"], "cannot be written"),
         (["--sft", "{new}", "--pairs", "{new}"], "each of the outputs"),
     ],
 )

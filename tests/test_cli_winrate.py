@@ -194,6 +194,34 @@ def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(cli, judges, s
         assert "error" in json.loads(printed)
 
 
+def test_nothing_is_drawn_before_all_that_is_needed_is_there(cli, judges, write_rows, tmp_path):
+    """A is a folder that cannot answer: whoever asked it first would say so."""
+    prompts = write_rows([{"prompt": "Say 1"}], "p.jsonl")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text('{"model_type": "llama"}')
+    drawing = ["--prompts", prompts, "--policy-a", tmp_path / "a", "--policy-b"]
+    nowhere = f"{tmp_path}/nowhere"
+    for judge, words, needed in (
+        (judges + "nobody", [*drawing, tmp_path / "a"], "a function `nobody`"),
+        (judges + "longer", [*drawing, tmp_path / "a", "--also", judges + "nobody"], "a function `nobody`"),
+        (judges + "longer", [*drawing, nowhere], f"a model folder at {nowhere}"),
+        (judges + "longer", [*drawing, tmp_path / "a", "--implicit", tmp_path / "a", "--reference", nowhere], nowhere),
+        (judges + "longer", [*drawing, tmp_path / "a", "--temperature", "0"], "--temperature above 0"),
+        (judges + "longer", [*drawing, tmp_path / "a", "--beta", "inf"], "--beta above 0"),
+        (judges + "longer", [*drawing, tmp_path / "a"], "a causal language model"),
+    ):
+        code, _, err = cli("winrate", judge, *words)
+        assert code == 2 and needed in " ".join(err.split()), (words, err)
+
+
+def test_the_example_says_what_is_wrong_with_its_inputs(write_rows):
+    plain = write_rows([{"prompt": "p", "chosen": "x", "rejected": "y"}], "plain.jsonl")
+    for words, needed in (([plain, "nowhere"], "chosen_model"), ([plain, "nowhere", "--pairs", "0"], "--pairs")):
+        command = [sys.executable, str(ROOT / "examples" / "win_rates_rmb.py"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and needed in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_the_example_compares_win_rates_with_labels(write_rows, tmp_path):
     """Model x wins 24 of 30 by the labels. The scorer reads quality out of the text, wrongly on the first six prompts of 30."""
     rows = []

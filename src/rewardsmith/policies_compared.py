@@ -15,7 +15,7 @@ from rich.table import Table
 
 from rewardsmith.auditing.outliers import LEVEL, Detector, load_detector
 from rewardsmith.data import io
-from rewardsmith.data.schema import Pair, Single, as_row
+from rewardsmith.data.schema import Pair, Prompt, Single, as_row
 from rewardsmith.errors import ContractError, MissingExtraError, SettingsError
 from rewardsmith.evaluation.slices import metadata_columns
 from rewardsmith.functions import is_function
@@ -162,14 +162,22 @@ def run(
         came = f"{implicit.policy} twice"
         raise SettingsError("a policy and the reference that it was trained from", came, "Give the reference.")
     detector = None if domain is None else load_detector(Path(domain), _Unmade)
-    if isinstance(answers, AnswerFiles):
-        found = _read(answers, skip_bad=skip_bad)
-    else:
-        found = _draw(answers, by, run, skip_bad=skip_bad, console=console)
-    metadata_columns(found.matched.as_preferences(), by)  # an unknown column is said before a model is loaded
+    files = _read(answers, skip_bad=skip_bad) if isinstance(answers, AnswerFiles) else None
+    prompts = None if isinstance(answers, AnswerFiles) else _read_prompts(answers, by, skip_bad=skip_bad)
+    if files is not None:
+        metadata_columns(files.matched.as_preferences(), by)  # an unknown column is said before a model is loaded
+    policies = () if isinstance(answers, AnswerFiles) else (answers.policy_a, answers.policy_b)
+    _check_there(*policies, *(() if implicit is None else (implicit.policy, implicit.reference)))
+    # Whatever judges is loaded before a policy answers, which takes minutes.
     sources = [run.load(name) for name in (model, *also)]
     if detector is not None:
         detector = _with_features(detector, model, sources[0], run)
+    if isinstance(answers, Drawing):
+        assert prompts is not None
+        found = _draw(answers, prompts, run, console=console)
+    else:
+        assert files is not None
+        found = files
     judges = [
         _judge(name, "reward model", one.scorer, one.temperature, found, by, run.seed, console)
         for name, one in zip(_told_apart([one.name for one in sources]), sources, strict=True)
@@ -223,15 +231,36 @@ def _read(files: AnswerFiles, *, skip_bad: bool) -> _Answers:
     return _Answers(match_answers(*sides), facts, [], None)
 
 
-def _draw(drawing: Drawing, by: Sequence[str] | None, run: Running, *, skip_bad: bool, console: Console) -> _Answers:
-    """Both policies answer, one after the other, by random numbers of their own."""
-    from rewardsmith.model.policy import Policy  # loaded here: it imports torch
-    from rewardsmith.model.precision import prepare_process
-
+def _read_prompts(
+    drawing: Drawing, by: Sequence[str] | None, *, skip_bad: bool
+) -> dict[str, tuple[Prompt, Mapping[str, Any]]]:
     prompts = read_prompts_with_columns(drawing.prompts, skip_bad=skip_bad)
     known = sorted({name for _, columns in prompts.values() for name in columns})
     if missing := [name for name in by or () if name not in known]:
         raise SettingsError(f"--by of columns of the prompts: {known}", f"{missing}", "Check the name.")
+    return prompts
+
+
+def _check_there(*policies: str) -> None:
+    """Look for language models that are loaded only later.
+
+    Raises:
+        ModelError: if one is not there.
+    """
+    if policies:
+        from rewardsmith.model.network import read_config, source_folder  # loaded here: it imports torch
+
+        for name in policies:
+            read_config(source_folder(name))
+
+
+def _draw(
+    drawing: Drawing, prompts: Mapping[str, tuple[Prompt, Mapping[str, Any]]], run: Running, *, console: Console
+) -> _Answers:
+    """Both policies answer, one after the other, by random numbers of their own."""
+    from rewardsmith.model.policy import Policy  # loaded here: it imports torch
+    from rewardsmith.model.precision import prepare_process
+
     prepare_process(threads=run.threads, seed=run.seed)
     facts: dict[str, Any] = {
         "source": io.source_name(drawing.prompts),

@@ -147,10 +147,16 @@ def read_guardrail(wanted: float | str | None) -> float | Rule | None:
     """What `ServeSettings.guardrail` asks for, checked before a model is loaded: a rate, or the rule of a file.
 
     Raises:
-        SettingsError: if the rate is none.
+        SettingsError: if the rate is none, or there is no such file.
         ContractError: if the file is no guardrail.
     """
     if isinstance(wanted, str):
+        if not Path(wanted).is_file():
+            raise SettingsError(
+                "a rate as 0.05, or a file of `Guardrail.save`, for `guardrail`",
+                f"{wanted!r}, which is no number and no file",
+                "Write for example --set guardrail=0.05.",
+            )
         return Rule.load(Path(wanted))
     if wanted is not None:
         check_rate(wanted)

@@ -7,6 +7,7 @@ from rewardsmith.errors import SettingsError
 from rewardsmith.use.alarms import Alarm
 from rewardsmith.use.samples import Rewards, Sample
 from rewardsmith.use.watch import Watch, read_rows
+from rewardsmith.use.watch_probes import SampleProbes
 
 trl = pytest.importorskip("trl", reason="the extra `rl` is not installed")
 
@@ -103,8 +104,11 @@ def test_a_run_ends_at_an_alarm_that_it_was_told_to_stop_on_and_at_no_other(trai
         assert grpo.state.global_step == last and watch.rows[-1].step == last
         assert sum("Step 2: KL rose." in line for line in said) == 1
         assert (callback.stopped_by is not None) == (last == 2) == ("told to stop on kl" in said[-1])
-    with pytest.raises(SettingsError, match="stop on"):
-        callback_of(Watch(3), stop_on=("kill",))
+    # A number that is kept and not looked at, a term or a probe that nobody asked for: a run told to stop on these would never stop.
+    for never in ("kill", "tokens", "distinct_1", "terms/length", "probe/bold"):
+        with pytest.raises(SettingsError, match="stop on"):
+            callback_of(Watch(3), stop_on=("kl", never))
+    callback_of(Watch(3, probes=SampleProbes(lambda prompt, answer: 0.0, names=["bold"])), stop_on=("probe/bold",))
 
 
 def test_a_resumed_run_keeps_the_rows_of_its_checkpoint(trainer, tmp_path):

@@ -154,7 +154,9 @@ def test_a_guardrail_that_cannot_be_served_stops_the_server_before_it_listens(
     Guardrail(lambda prompt, answer: 0.0, threshold=1.0, files={"other.py": "0" * 64}).save(tmp_path / "g.json")
     cases = [
         (str(tmp_path / "g.json"), ContractError, "another model"),
-        (str(tmp_path / "nowhere.json"), ContractError, "readable guardrail"),
+        (str(tmp_path / "nowhere.json"), SettingsError, "guardrail=0.05"),
+        ("5%", SettingsError, "guardrail=0.05"),
+        ("", SettingsError, "guardrail=0.05"),
         (0.05, SettingsError, "calibrate"),
         (5.0, SettingsError, "between 0 and 1"),
     ]

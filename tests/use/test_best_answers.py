@@ -1,6 +1,7 @@
 """Best-of-n against closed forms and counts by hand: curves, rankings, ties, repeated texts, probabilities, abstention."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,6 +212,7 @@ def test_an_exact_tie_is_a_coin_for_its_probability():
         ("probability", float("nan")),
         ("margin", 0.0),
         ("margin", float("inf")),
+        ("score", 1.0),
     ],
 )
 def test_a_rule_of_abstention_that_cannot_be_meant_is_refused(by, below):
@@ -228,6 +230,16 @@ def test_a_probability_without_a_temperature_is_refused_before_anything_is_score
         best_answers({"x": scorer, "y": scorer}, texts([["a", "b"]]), temperature=1.0)
     with pytest.raises(SettingsError, match="above 0"):
         best_answers(scorer, texts([["a", "b"]]), soft=0.0)
+    for bad in (0.0, -1.0, float("nan")):
+        with pytest.raises(SettingsError, match="temperature"):
+            best_answers(scorer, texts([["a", "b"]]), temperature=bad)
+    two = {"x": scorer, "y": scorer}
+    for members, more in (({"x": scorer}, {}), ({}, {}), (two, {"rule": "worst-case"}), (two, {"k": -1.0})):
+        with pytest.raises(SettingsError):
+            best_answers(members, texts([["a", "b"]]), **more)
+    for pool in (Pool([]), texts([["a", "b"], []])):
+        with pytest.raises(DataError, match="at least one"):
+            best_answers(scorer, pool)
     assert not scorer.calls
 
 
@@ -287,6 +299,10 @@ def test_soft_draws_have_their_weights_and_depend_on_seed_and_prompt_alone():
     found = best_answers(number, pool, soft=1.0)
     assert 265 < sum(one.taken for one in found.choices) < 335
     assert all(one.ranking == (1, 0) for one in found.choices)  # what is drawn changes no ranking
+    turned = Pool([replace(one, answers=one.answers[::-1]) for one in pool.groups])
+    assert [one.answer for one in best_answers(number, turned, soft=1.0).taken()] == [
+        one.answer for one in found.taken()
+    ]
     half = best_answers(number, Pool(pool.groups[200:]), soft=1.0)
     assert [one.taken for one in half.choices] == [one.taken for one in found.choices[200:]]
     assert [one.taken for one in best_answers(number, pool, soft=1.0, seed=1).choices] != [

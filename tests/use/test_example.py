@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rewardsmith.use import References, Sample, Shaping
+from rewardsmith.use.terms import GroupZScore, PreferenceAsReward
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "grpo_trl.py"
 
 
@@ -41,6 +44,7 @@ def run(example, tmp_path, tiny_rm, write_rows, capsys):
 
 def test_the_example_reports_paired_differences_and_kl(run):
     document, rows = run(0.05)
+    assert "/" not in "".join(str(value) for value in document["settings"].values())  # no place of this machine
     assert document["papers"]["data"] == {
         "prompts": 10,
         "eval_prompts": 12,
@@ -78,3 +82,55 @@ def test_inputs_are_looked_at_before_a_model_is(example, tmp_path, write_rows, c
     (tmp_path / "out").mkdir()
     assert example.main([*words, "--prompts", one, "--eval-prompts", other]) == 2
     assert "OutputError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [[], ["--steps", "0"], ["--generations", "1"], ["--prompts-per-step", "3"]])
+def test_what_would_end_the_run_later_is_said_before_a_model_is_loaded(change, example, tmp_path, write_rows, capsys):
+    """TRL groups no single answers, and trains on nothing, without a word, where a step wants more prompts than there are."""
+    train = write_rows([{"prompt": "Hi?"}, {"prompt": "Hm?"}], "train.jsonl")
+    held = write_rows([{"prompt": "Ho?"}], "held.jsonl")
+    shaping = tmp_path / "shaping.json"
+    Shaping([GroupZScore()] if not change else []).save(shaping)
+    words = ["--reward-model", "nowhere", "--policy", "nowhere", "--out", tmp_path / "out", "--shaping", shaping]
+    words += ["--prompts", train, "--eval-prompts", held, *change]
+    assert example.main([str(word) for word in words]) == 2
+    assert ([*change, "group_z_score"][0] if change != ["--prompts-per-step", "3"] else "fewer than the 3") in (
+        capsys.readouterr().err
+    )
+
+
+def test_prompts_without_references_and_policies_without_a_template_are_refused_at_once(
+    example, tmp_path, write_rows, capsys
+):
+    from tests.tiny_models import save_causal
+
+    train, held = write_rows([{"prompt": "Hi?"}], "train.jsonl"), write_rows([{"prompt": "Ho?"}], "held.jsonl")
+    plain = save_causal("gpt2", tmp_path / "plain")
+    words = ["--reward-model", "nowhere", "--policy", plain, "--out", tmp_path / "out", "--prompts", train]
+    words += ["--eval-prompts", held, "--prompts-per-step", 1]
+    Shaping([PreferenceAsReward()], references=References({"Hi?": (0.0, 1.0)}, "x")).save(tmp_path / "s.json")
+    assert example.main([*map(str, words), "--shaping", str(tmp_path / "s.json")]) == 2
+    assert "'Ho?'" in capsys.readouterr().err
+    assert example.main([*map(str, words)]) == 2
+    assert "chat template" in capsys.readouterr().err
+
+
+def test_kl_counts_the_end_that_a_policy_wrote_and_none_that_it_did_not(example, tmp_path):
+    """The policy is its reference with another bias of the output layer, which moves the end token alone: KL lies in the end and nowhere else."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tests.tiny_models import save_causal
+
+    reference = save_causal("qwen3", tmp_path / "reference", chat=True)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(reference), AutoTokenizer.from_pretrained(reference)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] += torch.randn(model.config.hidden_size)
+    policy = tmp_path / "policy"
+    model.save_pretrained(policy)
+    tokenizer.save_pretrained(policy)
+    samples = [Sample("Hi?", answer, is_finished=end) for end in (True, False) for answer in ("Hello.", "")]
+    finished, nothing_but_end, cut, nothing = example.log_ratios(samples, policy, reference)
+    assert nothing == 0.0  # nothing was drawn
+    assert abs(finished - cut) > 0.05 and abs(nothing_but_end) > 0.05

@@ -102,6 +102,18 @@ def test_a_domain_flag_that_is_no_number_allows_nothing():
     assert decisions(guard(domain=Broken()), "9") == [("abstain", "outside the domain")]
 
 
+@pytest.mark.parametrize("told", [None, np.zeros(1, np.bool_), np.zeros(2)], ids=["none", "one for all", "numbers"])
+def test_flags_of_truncation_that_are_none_allow_nothing(told):
+    """Numpy would take None for False, and one flag for all."""
+
+    class Forgetful(Cutting):
+        def table(self, pairs):
+            return replace(super().table(pairs), truncated=told)
+
+    with pytest.raises(ScoreError, match="2 truncation flags"):
+        decisions(guard(scorer=Forgetful()), "9", "9.000001")
+
+
 @pytest.mark.parametrize(
     "scorer",
     [
@@ -130,6 +142,23 @@ def test_a_failing_detector_raises_and_allows_nothing():
             guard(domain=domain)("p", "9")
     with pytest.raises(DataError, match="NoneType"):
         guard()("p", None)
+
+
+@pytest.mark.parametrize("bad", [{"value": np.nan}, {"low": np.nan}, {"high": np.inf}, {"low": -np.inf}])
+def test_a_rule_whose_threshold_is_no_number_is_none(bad):
+    """No score is below NaN, so that everything would pass."""
+    with pytest.raises(ContractError, match="finite threshold"):
+        Rule(replace(THRESHOLD, **bad))
+    for more in ({"temperature": 0.0}, {"temperature": np.nan}, {"target_rate": np.nan}, {"target_rate": 1.0}):
+        with pytest.raises(ContractError):
+            Rule(THRESHOLD, **more)
+
+
+def test_an_interval_whose_ends_are_swapped_is_still_abstained_in():
+    swapped = Rule(replace(THRESHOLD, low=1.5, high=0.5))
+    assert [one for one, _ in decisions(guard(swapped), "0.4", "0.6", "1.4", "1.6")] == [
+        "refuse", "abstain", "abstain", "allow",
+    ]  # fmt: skip
 
 
 def test_probabilities_by_hand():
@@ -190,6 +219,9 @@ def test_a_rate_without_a_stored_threshold_names_the_command_and_those_there_are
     with pytest.raises(ContractError, match="calibrate"):
         broken = [{"scale": "score", "wished_false_alarms": 0.05, "threshold": {"value": 1}}]
         stored_rule({"calibration": {"thresholds": broken}}, 0.05)
+    for junk in ([1], {"thresholds": [{"x": 1}]}, {"thresholds": 3}):  # a server may publish anything
+        with pytest.raises(ContractError, match="calibrate"):
+            stored_rule({"calibration": junk}, 0.05)
 
 
 def test_one_of_threshold_and_rate_and_a_finite_one():
@@ -253,8 +285,19 @@ def test_labelled_ties_and_empty_answers_are_not_fitted_on():
 
 
 def test_what_no_guardrail_can_be_made_of_is_said():
+    scorer = FunctionScorer(told)
     with pytest.raises(DataError, match="needs 100 good answers"):
-        Guardrail.fit(told, labelled(60), 0.01)
+        Guardrail.fit(scorer, labelled(60), 0.01)
+    # One prompt with all good answers: a bootstrap over it has an interval without a width, in which nothing is abstained from.
+    one = [replace(each, prompt="one") if i < 90 else each for i, each in enumerate(labelled(100))]
+    for few in ([], labelled(19), [replace(each, prompt=f"{i % 4}") for i, each in enumerate(labelled(200))], one):
+        with pytest.raises(DataError, match="prompts"):
+            Guardrail.fit(scorer, few, 0.05)
+    # 71 of 100 pairs are of one prompt, which this seed puts into the fitting half: the other 29 prompts are held out.
+    uneven = [replace(each, prompt="one") if i < 71 else each for i, each in enumerate(labelled(100))]
+    with pytest.raises(DataError, match="in the fitting half.*got 1"):
+        Guardrail.fit(scorer, uneven, 0.05, seed=38)
+    assert not scorer.calls  # labels alone tell
     with pytest.raises(DataError, match="score as high or higher"):
         Guardrail.fit(lambda prompt, answer: -float(answer), labelled(400), 0.05)
     with pytest.raises(SettingsError, match="between 0 and 1"):
@@ -303,7 +346,10 @@ def test_a_guardrail_of_another_model_is_refused(tmp_path):
         ({"threshold": None}, "cannot be read"),
         ({"threshold": {"value": None, "low": 0, "high": 0, "n": 1, "method": ""}}, "cannot be read"),
         ({"threshold": {"value": "nan", "low": 0, "high": 0, "n": 1, "method": ""}}, "cannot be read"),
+        ({"threshold": {"value": 1, "low": 0, "high": float("inf"), "n": 1, "method": ""}}, "cannot be read"),
         ({"temperature": -1.0}, "temperature above 0"),
+        ({"target_rate": float("nan")}, "rate between 0 and 1"),
+        ({"model": {"files": "abc"}}, "cannot be read"),
         ({"evidence": {}}, "cannot be read"),
         ({"bad_answers": {"intercept": 0, "slope": -1, "bad_share": 0.5, "ece": {}, "ece_null": {}}}, "cannot be read"),
     ],

@@ -79,6 +79,11 @@ def test_where_one_policy_wins_everything_the_plain_rate_is_given(outcome):
     assert found.win_rate == wilson(20 * outcome, 20) and "wins every comparison" in found.note
 
 
+def test_where_every_comparison_is_a_tie_the_interval_is_not_a_point():
+    found = controlled(np.full(20, 0.5), np.arange(20) * 10)
+    assert found.win_rate == wilson(10, 20) and "ends alike" in found.note
+
+
 def test_length_that_decides_everything_leaves_finite_numbers():
     """The longer answer always wins: without the prior the effect would be infinite. A is longer in 30 of 40, yet at equal length neither is better."""
     differences = np.concatenate([np.linspace(10, 300, 30), -np.linspace(10, 300, 10)])

@@ -198,6 +198,10 @@ def test_what_cannot_be_taken_apart_is_refused(tokenizer):
     for step in (KLPenalty(coefficient=0.1), LengthPenalty(cost=1), GroupZScore(), MissingEnd(penalty=1)):
         with pytest.raises(SettingsError, match="does not tell"):
             openrlhf_reward_function(constant(), Shaping([step]), as_tensor=list)
+    with pytest.raises(SettingsError, match="list of end tokens"):  # its letters would be cut off answers
+        openrlhf_reward_function(constant(), as_tensor=list, end_tokens="</s>")
+    with pytest.raises(SettingsError, match="list of queries"):
+        function("Hi?Ho", "Hi?", [None] * 5)
     with pytest.raises(SettingsError, match="temperature"):
         openrlhf_reward_function(constant(), as_tensor=list, temperature=0.0)
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from rewardsmith.errors import DataError, RowError, ScoreError, SettingsError
-from rewardsmith.use import Reward, Shaping, WeightedSum, lower_confidence, standards_of
+from rewardsmith.use import (
+    Reward,
+    Shaping,
+    WeightedSum,
+    load_standards,
+    lower_confidence,
+    save_standards,
+    standards_of,
+)
 from rewardsmith.use.samples import RewardFunction, Sample
 from rewardsmith.use.terms import Clip, KLPenalty, LengthPenalty
 from tests.fakes import by_table, constant, likes_long_answers
@@ -61,11 +69,16 @@ def test_what_is_no_text_is_refused():
         (["Hi?", "Hi?"], ["Ho."], DataError),
         ([], [], DataError),
         (["Hi?"], ["\ud800"], RowError),
+        ("Hi?", "Ho.", SettingsError),  # no three prompts of one letter
+        (["H"], "o", SettingsError),
+        (["Hi?"], None, SettingsError),
     ):
         with pytest.raises(error):
             reward(prompts, answers)
     with pytest.raises(SettingsError):
         Reward(7)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="Shaping"):
+        Reward(constant(), [Clip(low=0, high=1)])  # type: ignore[arg-type]
     with pytest.raises(ScoreError):
         Reward(by_table({"Ho.": float("inf")}))(["Hi?"], ["Ho."])
 
@@ -104,6 +117,17 @@ def test_members_without_statistics_or_weight_are_refused():
         lower_confidence(MEMBERS, standards=standards, k=-1)
     with pytest.raises(ScoreError):
         standards_of({"flat": constant()}, PAIRS)
+
+
+def test_standards_are_kept_in_a_file(tmp_path):
+    place = tmp_path / "standards.json"
+    save_standards(standards_of(MEMBERS, PAIRS), place)
+    both = WeightedSum(MEMBERS, {"one": 1.0, "two": -0.5}, standards=load_standards(place))
+    assert both.score(PAIRS).tolist() == pytest.approx([-1.5, 0.5, 1.0])
+    for text in ("{", "[]", '{"one": {"mean": 1}}', '{"one": {"mean": 1, "sd": 0}}', '{"one": {"mean": NaN, "sd": 1}}'):
+        place.write_text(text)
+        with pytest.raises(SettingsError, match="standards"):
+            load_standards(place)
 
 
 def test_a_remote_reward_travels_to_other_processes():

@@ -126,6 +126,14 @@ def test_groups_are_normalised_within_and_equal_ones_counted():
         shaped(GroupZScore(), [1, 2, 3], [sample("p"), sample("p"), sample("q")])
 
 
+def test_groups_of_equal_rewards_are_counted_without_a_step_that_asks_for_them():
+    # p: equal after the clip; q: 1 and 0; r: alone, and no group
+    samples = [sample(prompt) for prompt in "pqpqr"]
+    found = shaped(Clip(low=0, high=1), [5, 5, 7, 0, 3], samples)
+    assert found.counts == {"clipped": 4, "groups": 2, "equal_groups": 1}
+    assert shaped(Clip(low=0, high=1), [5], [sample()]).counts == {"clipped": 1}
+
+
 def test_par_is_the_mean_probability_of_beating_the_references():
     found = shaped(PreferenceAsReward(k=2.0), [1.0], [sample("p")], REFERENCES)
     # references 0 and 2: (sigmoid(2) + sigmoid(-2)) / 2 = 1/2
@@ -145,7 +153,7 @@ def test_log_sigmoid_is_centred_at_the_quantile_of_the_references():
 def test_clipping_is_counted():
     found = shaped(Clip(low=-1, high=2), [-3, 0.5, 9], [sample()] * 3)
     assert found.value.tolist() == [-1.0, 0.5, 2.0]
-    assert found.counts == {"clipped": 2}
+    assert found.counts["clipped"] == 2
 
 
 def test_linear_length_penalties_count_tokens_or_characters():
@@ -160,7 +168,7 @@ def test_a_budget_is_free_up_to_it_and_sets_in_softly():
     found = shaped(LengthBudget(budget=100, cost=0.1, edge=10), [0] * 4, samples)
     # over 0, 5, 10, 20: 0; 25 / 20 = 1.25; 100 / 20 = 5; 20 - 5 = 15
     assert found.value.tolist() == pytest.approx([0.0, -0.125, -0.5, -1.5])
-    assert found.counts == {"over_budget": 3}
+    assert found.counts["over_budget"] == 3
     sharp = shaped(LengthBudget(budget=100, cost=0.1), [0] * 4, samples)
     assert sharp.value.tolist() == pytest.approx([0.0, -0.5, -1.0, -2.0])
 
@@ -170,7 +178,7 @@ def test_overlong_answers_are_punished_as_in_dapo():
     samples = [sample(num_tokens=length) for length in (80, 90, 100, 130)]
     found = shaped(Overlong(max_length=100, buffer=20, factor=2), [0] * 4, samples)
     assert found.value.tolist() == [0.0, -1.0, -2.0, -2.0]
-    assert found.counts == {"overlong": 3}
+    assert found.counts["overlong"] == 3
 
 
 def test_repetition_is_the_share_of_repeated_n_grams():
@@ -187,7 +195,7 @@ def test_repetition_is_the_share_of_repeated_n_grams():
 def test_a_missing_end_costs_and_an_unknown_one_is_an_error():
     found = shaped(MissingEnd(penalty=3), [1, 1], [sample(is_finished=True), sample(is_finished=False)])
     assert found.value.tolist() == [1.0, -2.0]
-    assert found.counts == {"unfinished": 1}
+    assert found.counts["unfinished"] == 1
     with pytest.raises(DataError, match="end tokens"):
         shaped(MissingEnd(penalty=3), [1, 1], [sample(is_finished=True), sample()])
 
@@ -299,6 +307,12 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_scored():
         Shaping([Clip(label="score", low=0, high=1)])
     with pytest.raises(SettingsError, match="first"):
         Shaping([Clip(low=0, high=1), PreferenceAsReward()], references=REFERENCES)
+    for terms in (Clip(low=0, high=1), [{"name": "clip", "low": 0, "high": 1}]):
+        with pytest.raises(SettingsError, match="steps"):
+            Shaping(terms)  # type: ignore[arg-type]
+    for tables in ({"name": "clip", "low": 0, "high": 1}, ["clip"]):
+        with pytest.raises(SettingsError, match="tables"):
+            shaping_from(tables)  # type: ignore[arg-type]
     for table in (
         {"name": "clip", "low": 1, "high": 1},
         {"name": "clip", "low": float("nan"), "high": 1},

@@ -218,6 +218,8 @@ def test_the_end_is_looked_for_in_the_completion_and_at_its_end_alone(tokenizer)
     ends = Ends(frozenset({1}), pad_id=0)
     assert ends.read([5, 1, 0, 0]) == (True, 2)
     assert ends.read([5, 6, 0]) == (False, 2)
+    # Ended by another token than the one that fills up: the first of the pads is none of the answer.
+    assert Ends(frozenset({1, 7}), pad_id=1).read([5, 7, 1, 1]) == (True, 2)
 
 
 def test_where_no_end_is_known_nobody_says_that_one_is_missing():

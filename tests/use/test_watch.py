@@ -1,6 +1,7 @@
 """A watch keeps a right row of every step, tells what was planted into a run within so many steps, and stays quiet where nothing was."""
 
 import json
+import zlib
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -223,6 +224,8 @@ def test_wrong_settings_are_said_before_anything_is_watched():
     for more in ({"least": {"kill": 1.0}}, {"false_alarm_rate": 1.5}, {"baseline_steps": 1}):
         with pytest.raises(SettingsError):
             Watch(100, **more)
+    with pytest.raises(SettingsError, match="between 0 and 1"):  # though a half of it would be a rate
+        Watch(100, false_alarm_rate=1.5, probes=SampleProbes(likes_bold, names=["bold"]))
     for more in ({"names": ["nothing"]}, {"every": 0}, {"num_samples": 1}, {"names": ["wrong_prompt"]}):
         with pytest.raises(SettingsError):
             SampleProbes(lambda prompt, answer: 0.0, **more)
@@ -323,8 +326,35 @@ def test_probes_stay_quiet_where_edits_do_nothing():
 def test_the_rate_is_shared_between_series_and_probes():
     alone, both = Watch(500), Watch(500, probes=SampleProbes(likes_bold, every=100, names=["bold"]))
     assert both.rule.bound <= 0.025 and alone.rule.bound <= 0.05
+    # What is promised is the whole rate, not that of the series alone.
+    assert (
+        both.promise.endswith("Of probes, at most 2.5% of such runs have an alarm.") and "probes" not in alone.promise
+    )
+    assert "rate of 0.025" in Watch(6, probes=SampleProbes(likes_bold, names=["bold"])).promise
     # Five rounds (0, 100, ..., 400) share the other half.
     assert both._probe_level == pytest.approx(0.025 / 5)
+
+
+def test_an_edit_whose_effect_stands_still_is_no_change_though_one_round_finds_it_and_another_does_not():
+    """Bold adds 0.9 to scores that are N(0, 1) text by text: over 24 prompts t = 0.9 / sqrt(2 / 24) = 3.1, about what a round of level 0.0025 asks for.
+
+    So about one round in two finds it. If its difference from the first round were not asked for, nearly half of the runs would have an alarm; 2.5 % may.
+    """
+
+    def bold(prompt, answer):
+        noise = np.random.default_rng(zlib.crc32(f"{prompt} {answer}".encode())).normal()
+        return noise + (0.9 if "**" in answer else 0.0)
+
+    found, wrong = [], 0
+    for run in range(40):
+        watch = Watch(100, probes=SampleProbes(bold, every=10, names=["bold"], num_samples=24))
+        for step in range(0, 100, 10):
+            watch.observe(step, texts(1000 * run + step), rewards_of(np.zeros(24)))
+        found += ["bold" in one.raising for one in watch.probes.rounds]
+        wrong += any(one.name == "probe/bold" for one in watch.alarms)
+    assert 0.2 < np.mean(found) < 0.8
+    # Of 40 runs at a rate of 2.5 % more than 4 are wrong once in 300 times.
+    assert wrong <= 4
 
 
 def test_rounds_that_say_nothing_say_why():

@@ -258,6 +258,19 @@ def test_the_verdict_says_what_length_does_to_it():
     assert titles == ["", "value", "95 % interval", "n"]
 
 
+def test_the_verdict_claims_nothing_of_equal_length_where_nothing_was_fitted():
+    """A wins all 30, by ten characters each time: the plain rate stands in the place of the controlled one."""
+    a, b = ({f"p{i}": [side * (length + i)] for i in range(30)} for side, length in (("a", 20), ("b", 10)))
+    matched = match_answers(rows(a), rows(b))
+    found = win_rates(likes_long_answers(), matched)
+    assert found.winner == "A" and found.length_controlled.note is not None
+    assert (
+        found.verdict().endswith("what it would be at equal length cannot be told.") and "still" not in found.verdict()
+    )
+    even = win_rates(constant(), matched)
+    assert even.verdict().endswith("what it would be at equal length cannot be told.")
+
+
 def test_one_sided_lengths_are_an_extrapolation():
     a = {f"p{i}": ["a" * (20 + i)] for i in range(30)}
     b = {f"p{i}": ["b" * (10 + i % 7)] for i in range(30)}

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(error.exit_code)
         raise
     if code == _INTERRUPTED:  # typer turns Ctrl-C into this code itself
-        resumes = words[:1] in (["train"], ["demo"], ["score"])
+        resumes = words[:1] in (["train"], ["demo"], ["score"], ["ppo"])
         print(
             "interrupted" + ("; the same command goes on from the last good checkpoint" if resumes else ""),
             file=sys.stderr,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -136,7 +137,7 @@ def bestofn(
 
 
 def _check_files(outputs: dict[str, Path | None], inputs: list[str], *, overwrite: bool) -> None:
-    """New files, each another one, or with `overwrite` any; never an input.
+    """New files, each another one, or with `overwrite` any; never an input; in folders that can be written.
 
     Raises:
         OutputError: naming the file.
@@ -150,5 +151,9 @@ def _check_files(outputs: dict[str, Path | None], inputs: list[str], *, overwrit
         refuse_inside(path, *inputs, *(one.rpartition(":")[0] for one in inputs if is_function(one)))
         if path.exists() and (path.is_dir() or not overwrite):
             raise OutputError(f"a new file for {flag}", f"{path}, which exists", "Choose another one, or --overwrite.")
+        # Before anything is scored: a file that cannot be written would lose what was paid for.
+        folder = next(one for one in path.resolve().parents if one.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise OutputError(f"a folder to write {flag} to", f"{folder}, which cannot be written", "Choose another.")
         if (other := seen.setdefault(path.resolve(), flag)) != flag:
             raise OutputError("a file for each of the outputs", f"one for {other} and {flag}", "Choose another one.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -63,8 +64,10 @@ def winrate(
         )
     if (implicit is None) != (reference is None):
         raise SettingsError("--implicit with --reference", "one of the two", "Give both, or neither.")
-    if not beta > 0:
+    if not 0 < beta < math.inf:
         raise SettingsError("--beta above 0", f"{beta:g}", "Give the beta of the DPO training.")
+    if not 0 < temperature < math.inf:
+        raise SettingsError("--temperature above 0", f"{temperature:g}", "Take 1, the policy as it is.")
     if out is not None:
         inputs = [one for one in (model, *files, *drawing, *(also or ()), domain, implicit, reference) if one]
         check_result_folder(out, "winrate", *inputs, overwrite=overwrite)

@@ -8,6 +8,7 @@ Legend: `N` sequences, `T` tokens, `V` vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,7 @@ class ImplicitReward:
             SettingsError: if beta is not above 0, or both are one model.
             ModelError: if a model is not there or lacks weights, or their tokenizers differ.
         """
-        if not beta > 0:
+        if not 0 < beta < math.inf:
             raise SettingsError("beta above 0", f"{beta:g}", "Give the beta of the DPO training.")
         if str(policy) == str(reference):
             raise SettingsError(

@@ -15,7 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rewardsmith.errors import SettingsError
 from rewardsmith.use.alarms import Alarm
-from rewardsmith.use.sample_statistics import NUMBERS
 from rewardsmith.use.watch import LOG, Watch, read_rows
 
 
@@ -45,11 +44,12 @@ class WatchCallback(TrainerCallback):
             say: prints a line.
 
         Raises:
-            SettingsError: at a name that no alarm has.
+            SettingsError: at a name that no alarm of the watch can have.
         """
-        wrong = [one for one in stop_on if one not in NUMBERS and not one.startswith(("terms/", "probe/"))]
+        wrong = [one for one in stop_on if one not in watch.alarm_names]
         if wrong:
-            raise SettingsError(f"alarms to stop on, of {', '.join(NUMBERS)}", ", ".join(wrong), "Mend `stop_on`.")
+            names = ", ".join(watch.alarm_names)
+            raise SettingsError(f"alarms of this watch to stop on, of {names}", ", ".join(wrong), "Mend `stop_on`.")
         self.watch, self.folder, self.stop_on, self.say = watch, folder, tuple(stop_on), say
         self.stopped_by: Alarm | None = None
         self._logged = 0

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewardsmith.use.combining import WeightedSum, lower_confidence, standards_of
+    from rewardsmith.use.combining import WeightedSum, load_standards, lower_confidence, save_standards, standards_of
     from rewardsmith.use.guardrail import Guardrail
     from rewardsmith.use.openrlhf import openrlhf_reward_function
     from rewardsmith.use.references import References
@@ -26,8 +26,10 @@ _HOMES = {
     "Shaping": "shaping",
     "Watch": "watch",
     "WeightedSum": "combining",
+    "load_standards": "combining",
     "lower_confidence": "combining",
     "openrlhf_reward_function": "openrlhf",
+    "save_standards": "combining",
     "shaping_from": "shaping",
     "standards_of": "combining",
     "trl_async_reward_function": "trl",
@@ -46,8 +48,10 @@ __all__ = [
     "Shaping",
     "Watch",
     "WeightedSum",
+    "load_standards",
     "lower_confidence",
     "openrlhf_reward_function",
+    "save_standards",
     "shaping_from",
     "standards_of",
     "trl_async_reward_function",

@@ -19,7 +19,7 @@ from rewardsmith.auditing.draws import draw_key, text_code
 from rewardsmith.auditing.ensembles import Rule
 from rewardsmith.auditing.pools import Candidate, Candidates, Pool
 from rewardsmith.data.schema import prompt_key
-from rewardsmith.errors import SettingsError
+from rewardsmith.errors import DataError, SettingsError
 from rewardsmith.functions import Function, as_scorer
 from rewardsmith.metrics import win_probabilities
 from rewardsmith.scores import Scorer
@@ -47,8 +47,10 @@ class Abstention:
         """Refuse a rule that never holds, or always.
 
         Raises:
-            SettingsError: at a probability outside of 0.5 to 1, or a margin that is not above 0.
+            SettingsError: at another `by`, a probability outside of 0.5 to 1, or a margin that is not above 0.
         """
+        if self.by not in ("probability", "margin"):
+            raise SettingsError("to abstain by the probability or the margin", f"by {self.by!r}", "Name one of them.")
         if self.by == "probability" and not 0.5 < self.below <= 1:
             raise SettingsError(
                 "a probability above 0.5, at most 1, to abstain below",
@@ -429,7 +431,8 @@ def best_answers(
         on_texts: called with the texts scored and the number of all.
 
     Raises:
-        SettingsError: at a temperature or a rule that cannot be meant.
+        DataError: if there is no group, or one without an answer.
+        SettingsError: at a temperature, a rule or a number of models that cannot be meant.
         ScoreError: if a score is missing or not finite.
 
     >>> pool = Pool([Candidates("a", "2 + 2?", (Candidate("4"), Candidate("4, as ever"), Candidate("4")))])
@@ -437,8 +440,12 @@ def best_answers(
     (0, 2, 1)
     """
     together = isinstance(scorer, Mapping)
+    if not pool.groups or not pool.sizes.all():
+        raise DataError("at least one group, each of at least one answer", f"{pool.sizes.tolist()}", "Check the pool.")
     if temperature is not None and together:
         raise SettingsError("no temperature with several models", f"{temperature:g}", "Abstain by the margin.")
+    if temperature is not None and not (np.isfinite(temperature) and temperature > 0):
+        raise SettingsError("a finite temperature of probabilities, above 0", f"{temperature}", "Calibrate the model.")
     check_abstention(abstain, temperature, "several models" if together else "this model")
     if soft is not None:
         check_temperature(soft)
@@ -476,7 +483,9 @@ def _choice(
     tied = {text for text, score in zip(texts, scores, strict=True) if score == scores[best]}
     taken = best
     if soft is not None:
-        taken = soft_draw(soft_weights(scores, soft), seed=seed, code=text_code(key, *texts))
+        # Along the ranking, so that the order of the file decides nothing here either.
+        weights = soft_weights(scores, soft)[order]
+        taken = order[soft_draw(weights, seed=seed, code=text_code(key, *sorted(texts)))]
     reason = _reason(abstain, margin, probability)
     return Choice(tuple(order), taken, runner_up, len(tied) - 1, margin, probability, reason)
 

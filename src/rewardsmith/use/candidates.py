@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.auditing.ensembles import Rule, Standard, combined
+from rewardsmith.auditing.ensembles import RULES, Rule, Standard, combined
 from rewardsmith.auditing.pools import Candidate, Candidates, Pool, pool_of
 from rewardsmith.data.schema import Group, Pair, Row, Single, prompt_key
-from rewardsmith.errors import DataError
+from rewardsmith.errors import DataError, SettingsError
 from rewardsmith.scores import Scorer, Scores, TableScorer, checked
 from rewardsmith.stats import Floats
 
@@ -165,9 +165,15 @@ def score_together(
     """Score a pool by several models and combine them (see `auditing.ensembles`).
 
     Raises:
-        SettingsError: at fewer than two members, or a k below 0.
+        SettingsError: at fewer than two members, another rule, or a k that is not finite and at least 0.
         ScoreError: if a member gives all candidates one score, or one that is not finite.
     """
+    if len(members) < 2:
+        raise SettingsError("at least two members of an ensemble", f"{len(members)}", "Give another model.")
+    if rule not in RULES:
+        raise SettingsError(f"a rule of several models, one of {', '.join(RULES)}", f"{rule!r}", "Name one of them.")
+    if not (np.isfinite(k) and k >= 0):
+        raise SettingsError("a finite k of at least 0", f"{k}", "Take 1, the default.")
     found = {name: score_pool(one, pool, on_texts=on_texts) for name, one in members.items()}
     standards = {name: Standard.of(one.scores, name) for name, one in found.items()}
     rows = [standards[name].apply(one.scores) for name, one in found.items()]

@@ -5,7 +5,9 @@ Members are standardised by statistics that were measured once, since a member w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from rewardsmith.data.schema import Pair
 from rewardsmith.errors import SettingsError
 from rewardsmith.functions import Function, as_scorer
 from rewardsmith.scores import Scorer, Scores, checked
+from rewardsmith.storage import write_json
 
 
 def standards_of(members: Mapping[str, Scorer | Function], pairs: Sequence[Pair]) -> dict[str, Standard]:
@@ -26,6 +29,27 @@ def standards_of(members: Mapping[str, Scorer | Function], pairs: Sequence[Pair]
         name: Standard.of(checked(as_scorer(member).score(pairs), len(pairs)).astype(np.float64), name)
         for name, member in members.items()
     }
+
+
+def save_standards(standards: Mapping[str, Standard], path: str | Path) -> None:
+    """Write them as JSON, whole or not at all: with other statistics, members would make another reward."""
+    write_json(Path(path), {name: standard.as_dict() for name, standard in standards.items()})
+
+
+def load_standards(path: str | Path) -> dict[str, Standard]:
+    """Read what `save_standards` wrote.
+
+    Raises:
+        SettingsError: if it is no such file.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = {name: Standard(float(one["mean"]), float(one["sd"])) for name, one in document.items()}
+        if not all(np.isfinite(one.mean) and 0 < one.sd < np.inf for one in found.values()):
+            raise ValueError("finite means, and standard deviations above 0, are wanted")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"saved standards at {path}", str(error), "Save them again.") from error
+    return found
 
 
 class WeightedSum:

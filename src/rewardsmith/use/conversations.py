@@ -70,8 +70,12 @@ def same_length(**columns: Sequence[Any]) -> None:
     """Check that every column has one value an answer.
 
     Raises:
+        SettingsError: at one text in the place of several: its characters would be taken for prompts.
         DataError: if they are not equally many.
     """
+    for name, column in columns.items():
+        if isinstance(column, str | Mapping) or not hasattr(column, "__len__"):
+            raise SettingsError(f"a list of {name}, one an answer", type(column).__name__, "Put it into a list.")
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
         came = ", ".join(f"{size} {name}" for name, size in sizes.items())

@@ -126,6 +126,20 @@ class Rule:
     evidence: Evidence | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that decide nothing: no score is below a threshold of NaN.
+
+        Raises:
+            ContractError: at a threshold that is not finite, a temperature that is not above 0, or a rate that is none.
+        """
+        for known, needed, came in (
+            (np.isfinite([self.threshold.value, *self.bounds]).all(), "a finite threshold", self.threshold),
+            (self.temperature is None or 0 < self.temperature < np.inf, "a temperature above 0", self.temperature),
+            (self.target_rate is None or 0 < self.target_rate < 1, "a rate between 0 and 1", self.target_rate),
+        ):
+            if not known:
+                raise ContractError(f"{needed} in a guardrail", f"{came}", "Fit or calibrate it again.")
+
     def decide(
         self,
         pairs: Sequence[Pair],
@@ -189,8 +203,8 @@ class Rule:
     @property
     def bounds(self) -> tuple[float, float]:
         """Below the first an answer is refused, from the second on allowed; a percentile interval of few prompts may leave the value outside."""
-        value = self.threshold.value
-        return min(value, self.threshold.low), max(value, self.threshold.high)
+        ends = [self.threshold.value, self.threshold.low, self.threshold.high]
+        return float(np.min(ends)), float(np.max(ends))
 
     def as_dict(self) -> dict[str, Any]:
         """The document, which `from_dict` reads."""
@@ -209,9 +223,9 @@ class Rule:
             raise ContractError(f"a guardrail of format version {FORMAT_VERSION}", f"version {version!r}", mend)
         try:
             bad, evidence = document["bad_answers"], document["evidence"]
-            rule = cls(
+            return cls(
                 threshold=_estimate(document["threshold"]),
-                model=dict(document["model"]),
+                model=_model(document["model"]),
                 target_rate=None if document["target_rate"] is None else float(document["target_rate"]),
                 temperature=None if document["temperature"] is None else float(document["temperature"]),
                 bad_answers=None if bad is None else _bad_answers(bad),
@@ -220,9 +234,6 @@ class Rule:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ContractError("a whole guardrail", f"one that cannot be read ({error!r})", mend) from error
-        if rule.temperature is not None and not (np.isfinite(rule.temperature) and rule.temperature > 0):
-            raise ContractError("a temperature above 0 in a guardrail", f"{rule.temperature}", mend)
-        return rule
 
     def save(self, path: Path) -> None:
         """Write the rule as JSON, whole or not at all.
@@ -311,12 +322,14 @@ def stored_rule(contract: Mapping[str, Any], target_rate: float, *, files: Mappi
 
     Raises:
         SettingsError: if the rate is none, or no threshold is stored for it; those that are, are listed.
+        ContractError: if what is stored cannot be read.
     """
     check_rate(target_rate)
-    calibration = contract.get("calibration") or {}
-    stored = {
-        float(one["wished_false_alarms"]): one for one in calibration.get("thresholds") or [] if one["scale"] == "score"
-    }
+    try:
+        thresholds = (contract.get("calibration") or {}).get("thresholds") or []
+        stored = {float(one["wished_false_alarms"]): one for one in thresholds if one["scale"] == "score"}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContractError("readable thresholds", f"{error!r}", "Run `rewardsmith calibrate` again.") from error
     if target_rate not in stored:
         there = ", ".join(f"{rate:g}" for rate in sorted(stored)) or "none"
         raise SettingsError(
@@ -380,6 +393,17 @@ def _estimate(document: Mapping[str, Any]) -> Estimate:
     if not np.isfinite([value, low, high]).all():
         raise ValueError("a number that is not finite")
     return Estimate(value, low, high, int(document["n"]), str(document["method"]))
+
+
+def _model(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a guardrail is of.
+
+    Raises:
+        TypeError: if the hashes are no mapping.
+    """
+    if not isinstance(document.get("files", {}), Mapping):
+        raise TypeError("`files` that are no hashes by name")
+    return dict(document)
 
 
 def _bad_answers(document: Mapping[str, Any]) -> BadAnswers:

@@ -34,7 +34,7 @@ from rewardsmith.evaluation.pairwise import score_pairs
 from rewardsmith.evaluation.temperature import fit_temperature
 from rewardsmith.functions import Function, as_scorer
 from rewardsmith.scores import DomainDetector, DomainFlag, Scorer, Scores, TableScorer, checked
-from rewardsmith.stats import cluster_codes, proportion
+from rewardsmith.stats import FEW_CLUSTERS, cluster_codes, proportion
 from rewardsmith.use.guard_rule import (
     BadAnswers,
     Decision,
@@ -67,17 +67,20 @@ def fit_rule(
 
     Raises:
         SettingsError: if the rate is none.
-        DataError: if there are too few pairs for it, or good answers do not score higher than bad ones.
+        DataError: if there are too few pairs or prompts for it, before anything is scored; or good answers do not score higher than bad ones.
         ScoreError: if a score is not finite.
     """
     check_rate(target_rate)
     usable = [pair for pair in pairs if content_fault(pair) != EMPTY and not pair.tie]
+    num_prompts = len({prompt_key(pair.prompt) for pair in usable})
+    if num_prompts < 2 * FEW_CLUSTERS:
+        raise _too_few_prompts(f"pairs of at least {2 * FEW_CLUSTERS} prompts", num_prompts)
     held_pairs, fit_pairs = split_by_prompt(usable, FIT_SHARE, seed=seed)
+    _check_labels(fit_pairs, held_pairs, target_rate, seed=seed)
     fit, held = score_pairs(scorer, fit_pairs), score_pairs(scorer, held_pairs)
     answers, others = (answers_of(part.pairs, part.chosen, part.rejected) for part in (fit, held))
     found = fit_threshold(answers, others, target_rate, scale="score", seed=seed)
-    if isinstance(found, str):
-        raise DataError("enough labelled pairs for a threshold", found, "Give more pairs, or a higher rate.")
+    assert not isinstance(found, str)  # else _check_labels had raised
     temperature, notes = None, []
     try:
         temperature = fit_temperature(fit.margins, cluster_codes([prompt_key(pair.prompt) for pair in fit_pairs])).value
@@ -86,6 +89,25 @@ def fit_rule(
     bad_answers = _fit_bad_answers(answers, others, seed=seed)
     rule = Rule(found.threshold, model, target_rate, temperature, bad_answers, notes=tuple(notes))
     return replace(rule, evidence=_evidence(rule, found, others, seed=seed))
+
+
+def _check_labels(fit: Sequence[Preference], held: Sequence[Preference], rate: float, *, seed: int) -> None:
+    """Refuse pairs that are too few whatever their scores: labels alone tell, before minutes of scoring.
+
+    Raises:
+        DataError: saying what is missing.
+    """
+    blank = [answers_of(part, *np.zeros((2, len(part)), np.float32)) for part in (fit, held)]
+    missing = fit_threshold(*blank, rate, scale="score", seed=seed)
+    if isinstance(missing, str):
+        raise DataError("enough labelled pairs for a threshold", missing, "Give more pairs, or a higher rate.")
+    # Of fewer prompts the bootstrap's interval is too narrow (of one, nothing at all), and what lies within it must be abstained from.
+    if (num_prompts := len(np.unique(blank[0].prompt[blank[0].good]))) < FEW_CLUSTERS:
+        raise _too_few_prompts(f"good answers to at least {FEW_CLUSTERS} prompts in the fitting half", num_prompts)
+
+
+def _too_few_prompts(needed: str, num_prompts: int) -> DataError:
+    return DataError(f"{needed}, for a threshold with an interval", f"{num_prompts}", "Give pairs of more prompts.")
 
 
 def _evidence(rule: Rule, found: Threshold, held: Answers, *, seed: int) -> Evidence:
@@ -267,7 +289,12 @@ class Guardrail:
     def _scored(self, pairs: Sequence[Pair]) -> tuple[Scores, NDArray[np.bool_]]:
         if isinstance(self.scorer, TableScorer):
             table = self.scorer.table(pairs)
-            return checked(table.score, len(pairs)), table.truncated
+            # Not by assignment alone: numpy takes None for False, and one flag for all.
+            truncated = np.asarray(table.truncated)
+            if truncated.shape != (len(pairs),) or truncated.dtype != np.bool_:
+                came = f"an array of {truncated.dtype}, of shape {truncated.shape}"
+                raise ScoreError(f"{len(pairs)} truncation flags", came, "Mend the scorer; nothing was allowed.")
+            return checked(table.score, len(pairs)), truncated
         return checked(self.scorer.score(pairs), len(pairs)), np.zeros(len(pairs), np.bool_)
 
     def _flags(self, pairs: Sequence[Pair], rows: Sequence[int], num_pairs: int) -> list[DomainFlag]:

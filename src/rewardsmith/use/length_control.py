@@ -80,8 +80,9 @@ def length_controlled(
     if scale == 0:
         note = "the lengths differ by the same in every comparison: their effect cannot be told from the policies'"
         return LengthControl(raw, None, f"{note}, and the plain win rate is given")
-    if targets.min() == targets.max() and targets[0] in (0.0, 1.0):
-        note = "one policy wins every comparison, whatever the lengths"
+    if targets.min() == targets.max():
+        what = "one policy wins every comparison" if targets[0] in (0.0, 1.0) else "every comparison ends alike"
+        note = f"{what}, whatever the lengths"
         return LengthControl(raw, None, f"{note}: nothing can be fitted, and the plain win rate is given")
     lengths = np.tanh(differences / scale)
     start = _fit(targets, lengths, weights[None, :], np.zeros(2))[0]

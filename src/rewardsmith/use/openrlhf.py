@@ -147,6 +147,8 @@ def openrlhf_reward_function(
     Raises:
         SettingsError: if a step of shaping needs what it is not told, or the template cannot be read back.
     """
+    if isinstance(end_tokens, str):
+        raise SettingsError("a list of end tokens", f"one text, {end_tokens!r}", "Put it into a list.")
     ends = set(end_tokens)
     if getattr(tokenizer, "eos_token", None):
         ends.add(tokenizer.eos_token)

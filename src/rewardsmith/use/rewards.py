@@ -30,13 +30,14 @@ class Reward:
         on_rewards: is told of each batch.
 
     Raises:
-        SettingsError: if the scorer is none.
+        SettingsError: if the scorer, or the shaping, is none.
     """
 
     def __init__(
         self, scorer: Scorer | Function, shaping: Shaping | None = None, *, on_rewards: OnRewards | None = None
     ) -> None:
         """Nothing is scored yet."""
+        check_is_shaping(shaping)
         self.scorer, self.shaping, self.on_rewards = as_scorer(scorer), shaping or Shaping(), on_rewards
 
     def rewards(self, samples: Sequence[Sample]) -> Rewards:
@@ -70,6 +71,16 @@ def floats(rewards: Rewards) -> list[float]:
     return [float(value) for value in rewards.value]
 
 
+def check_is_shaping(shaping: object) -> None:
+    """Refuse bare steps, or settings, in the place of a shaping.
+
+    Raises:
+        SettingsError: if it is neither a shaping nor None.
+    """
+    if not (shaping is None or isinstance(shaping, Shaping)):
+        raise SettingsError("a Shaping, or None", type(shaping).__name__, "Make one: Shaping([step, ...]).")
+
+
 def check_needs(shaping: Shaping | None, lacking: Mapping[Need, str]) -> None:
     """Refuse a shaping that asks for what a trainer does not tell, before anything runs.
 
@@ -80,6 +91,7 @@ def check_needs(shaping: Shaping | None, lacking: Mapping[Need, str]) -> None:
     Raises:
         SettingsError: naming the step.
     """
+    check_is_shaping(shaping)
     for step in shaping.terms if shaping is not None else ():
         for need in sorted(step.needs & set(lacking)):
             words = {"groups": "several answers to each prompt in a call"}.get(need, f"`{need}` of every answer")

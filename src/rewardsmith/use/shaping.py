@@ -16,7 +16,7 @@ import numpy as np
 from rewardsmith.config import build, near_miss
 from rewardsmith.errors import DataError, ScoreError, SettingsError
 from rewardsmith.scores import Scores, checked
-from rewardsmith.stats import Floats
+from rewardsmith.stats import Floats, cluster_codes
 from rewardsmith.storage import write_json
 from rewardsmith.use.references import References
 from rewardsmith.use.samples import Rewards, Sample
@@ -45,8 +45,12 @@ class Shaping:
             references: scores of reference answers, for the steps that compare with them.
 
         Raises:
-            SettingsError: if two steps share a label, a step that compares with references does not stand first, or has none.
+            SettingsError: if something is no step, two steps share a label, a step that compares with references does not stand first, or has none.
         """
+        if not all(isinstance(step, Step) for step in terms):  # one step alone yields its fields
+            raise SettingsError(
+                "a list of steps of shaping", type(terms).__name__, "For tables of settings there is shaping_from."
+            )
         self.terms, self.references = tuple(terms), references
         keys = [step.key for step in self.terms]
         twice = sorted({key for key in keys if keys.count(key) > 1 or key in _OWN})
@@ -101,6 +105,8 @@ class Shaping:
             values = after
             for name, count in counted.items():
                 counts[name] = counts.get(name, 0) + count
+        if "groups" not in counts:  # a step that normalises them has counted those that it saw
+            counts |= _equal_groups(values, samples)
         return Rewards(values, raw, terms, counts)
 
     def update(self, samples: Sequence[Sample]) -> None:
@@ -199,6 +205,10 @@ def shaping_from(tables: Sequence[Mapping[str, Any]], *, references: References 
     >>> shaping_from([{"name": "clip", "low": -5, "high": 5}]).terms[0].high
     5.0
     """
+    if isinstance(tables, Mapping) or not all(isinstance(table, Mapping) for table in tables):
+        raise SettingsError(
+            "a list of tables of settings, one a step", repr(tables)[:60], "Write [[shaping]] above each."
+        )
     steps = []
     for table in tables:
         values = dict(table)
@@ -215,6 +225,16 @@ def shaping_from(tables: Sequence[Mapping[str, Any]], *, references: References 
             )
         steps.append(build(kind, values))
     return Shaping(steps, references=references)
+
+
+def _equal_groups(rewards: Floats, samples: Sequence[Sample]) -> dict[str, int]:
+    """How many prompts have several answers in this call, and of how many of them all rewards are equal, so that nothing is learned; nothing where none has."""
+    codes = cluster_codes([sample.group for sample in samples])
+    several = [code for code, size in enumerate(np.bincount(codes)) if size > 1]
+    if not several:
+        return {}
+    equal = sum(float(np.ptp(rewards[codes == code])) == 0 for code in several)
+    return {"groups": len(several), "equal_groups": equal}
 
 
 def _check_finite(after: Floats, before: Floats, key: str) -> None:

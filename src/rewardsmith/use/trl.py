@@ -41,7 +41,7 @@ class Ends:
         num = len(ids)
         while num and ids[num - 1] == self.pad_id:
             num -= 1
-        if num < len(ids) and self.pad_id in self.end_ids:
+        if num < len(ids) and self.pad_id in self.end_ids and not (num and ids[num - 1] in self.end_ids):
             num += 1  # the first of the pads was the end
         return num > 0 and ids[num - 1] in self.end_ids, num
 

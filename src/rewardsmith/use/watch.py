@@ -67,6 +67,10 @@ class Watch:
         unknown = [one.name for one in series if one.name not in NUMBERS and not one.name.startswith("terms/")]
         if unknown:
             raise SettingsError(f"series among {', '.join(NUMBERS)} or terms/NAME", f"{unknown}", "Mend the name.")
+        if not 0 < false_alarm_rate < 1:
+            raise SettingsError(
+                "a false-alarm rate between 0 and 1", f"{false_alarm_rate:g}", "Write for example 0.05."
+            )
         chosen = with_least(series, least or {})
         share = false_alarm_rate / 2 if probes is not None else false_alarm_rate
         self.num_steps, self.false_alarm_rate = num_steps, false_alarm_rate
@@ -74,6 +78,7 @@ class Watch:
         rule = alarm_rule(num_steps, num_sides=num_sides(chosen), rate=share, baseline_steps=baseline_steps)
         self.rule = rule
         self._alarms = Alarms(rule, chosen)
+        self._probe_rate = share if probes is not None else 0.0
         self._probe_level = share / probes.num_rounds(num_steps) if probes is not None else 0.0
         self._probes_told: set[str] = set()
         self._parts: list[tuple[list[Sample], Rewards]] = []
@@ -124,21 +129,35 @@ class Watch:
 
     @property
     def can_alarm(self) -> bool:
-        """Whether the run is long enough for an alarm at the promised rate."""
+        """Whether the run is long enough for an alarm of a series at the promised rate."""
         return self.rule is not None
 
     @property
+    def alarm_names(self) -> list[str]:
+        """The names that an alarm of this watch can have."""
+        probes = [] if self.probes is None else [f"probe/{one.name}" for one in self.probes.probes]
+        return [one.name for one in self._alarms.series] + probes
+
+    @property
     def promise(self) -> str:
-        """What the alarms promise, in one sentence."""
-        if self.rule is None:
-            return f"No alarm will come: {self.num_steps} steps are too few for a false-alarm rate of {self.false_alarm_rate:g}."
-        return (
-            f"An alarm means {self.rule.window} steps in a row beyond all of the first {self.rule.baseline_steps}; of runs of "
-            f"{self.num_steps} steps without a change at most {self.rule.bound:.1%} have one."
-        )
+        """What the alarms promise, a sentence for the series and, where there are probes, one for them."""
+        parts = []
+        if self.rule is not None:
+            parts.append(
+                f"An alarm means {self.rule.window} steps in a row beyond all of the first {self.rule.baseline_steps}; of runs of "
+                f"{self.num_steps} steps without a change at most {self.rule.bound:.1%} have one."
+            )
+        else:
+            rate = self.false_alarm_rate - self._probe_rate
+            parts.append(f"No alarm will come: {self.num_steps} steps are too few for a false-alarm rate of {rate:g}.")
+        if self.probes is not None:
+            parts.append(f"Of probes, at most {self._probe_rate:.1%} of such runs have an alarm.")
+        return " ".join(parts)
 
     def restore(self, rows: Sequence[StepRow]) -> None:
         """Go on from the rows of an interrupted run, as if it had been watched here; alarms that were told are not told again.
+
+        Probes begin anew: rows do not hold their rounds, so the next one is their first.
 
         Raises:
             DataError: if something has been seen already.

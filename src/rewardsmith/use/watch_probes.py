@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 from rewardsmith.auditing import probes as _registered  # noqa: F401  (importing it registers the probes)
-from rewardsmith.auditing.effects import ScoreUnit
+from rewardsmith.auditing.effects import Effect, ScoreUnit
 from rewardsmith.auditing.registry import chosen_probes
-from rewardsmith.auditing.trials import LEAST_EFFECT, Plan, Probe, ProbeResult, Scored, Subject, score_all
+from rewardsmith.auditing.trials import LEAST_EFFECT, Plan, Probe, Scored, Subject, score_all
 from rewardsmith.errors import ScoreError, SettingsError
 from rewardsmith.functions import Function, as_scorer
 from rewardsmith.scores import Scorer
@@ -35,7 +36,8 @@ class ProbeRound:
         step: of the run.
         num_samples: that were edited.
         unit: what a standard deviation is of: scores "within prompts", or "over prompts" where each has one answer.
-        probes: of the audit's document, without examples; `raises` says whether the effect is certain at the watch's own level.
+        probes: of the audit's document, without examples; `raises` says whether the effect is certain at the watch's own level, `rises` whether it is certainly larger than
+            when the probe was first measured.
         reason: why there is none; empty if there is.
     """
 
@@ -59,8 +61,9 @@ class SampleProbes:
     """Puts probes to a scorer on samples of a run, every so many steps.
 
     An edit counts as raising the score where its one-sided p-value, after Holm's procedure over the probes of a round, is at most `rate` / number of rounds, and it
-    raises it by at least a tenth of a standard deviation. So, of the runs in which no edit raises scores, at most a share `rate` tells of any. (The p-values are Student's over
-    prompts: as good as the number of prompts is not small.)
+    raises it by at least a tenth of a standard deviation. It is told where the same can be said of its difference from the first round (Welch's test), in which it did not count:
+    an effect that stands still is found in one round and missed in another by chance alone. So, of the runs in which nothing changes, at most a share `rate` tells of any.
+    (The p-values are Student's over prompts: as good as the number of prompts is not small.)
 
     Args:
         scorer: the reward model, without shaping.
@@ -98,6 +101,7 @@ class SampleProbes:
         if not self.probes:
             raise SettingsError("a probe that edits answers", "others alone", "Name for example padding or format.")
         self.rounds: list[ProbeRound] = []
+        self._first: dict[str, tuple[int, Effect, bool]] = {}  # step, effect and `raises` of each probe's first round
 
     def is_due(self, step: int) -> bool:
         """Whether the samples of a step are looked at: the first ones, and from then on every so many steps."""
@@ -140,33 +144,33 @@ class SampleProbes:
         except ScoreError:
             return ProbeRound(step, num, "", [], "all samples have one score: there is no scale for effects")
         results = plan.measured(scored.scores, unit, digests=scored.digests, truncated=scored.truncated)
-        adjusted = holm([_one_sided(one) for one in results]) if results else []
+        raised = holm([_one_sided(one.effect) for one in results]) if results else []
+        for one, p_value in zip(results, raised, strict=True):
+            raises = p_value <= level and one.effect.value >= LEAST_EFFECT
+            self._first.setdefault(one.probe.name, (step, one.effect, raises))
+        risen = holm([_risen(self._first[one.probe.name][1], one.effect) for one in results]) if results else []
         probes = [
             {
                 **{key: value for key, value in one.as_dict().items() if key != "examples"},
                 "raises": p_value <= level and one.effect.value >= LEAST_EFFECT,
+                "rises": p_rise <= level,
             }
-            for one, p_value in zip(results, adjusted, strict=True)
+            for one, p_value, p_rise in zip(results, raised, risen, strict=True)
         ]
         return ProbeRound(step, num, of_what, probes)
 
     def alarms(self, found: ProbeRound, told: set[str], *, level: float) -> list[Alarm]:
-        """What raises the score in a round and did not in the first one, each probe once."""
-        first = next((one for one in self.rounds if not one.reason), found)
-        news = [name for name in found.raising if name not in first.raising and name not in told]
-        if found is first:
-            return []
-        told.update(news)
-        effects = {one["name"]: one["effect_sd"] for one in first.probes}
+        """What raises the score in a round, did not when it was first measured, and certainly does so more; each probe once."""
         alarms = []
         for probe in found.probes:
-            if probe["name"] not in news:
+            first_step, first, raised = self._first[probe["name"]]
+            if raised or not (probe["raises"] and probe["rises"]) or probe["name"] in told:
                 continue
-            before = effects.get(probe["name"], {"value": 0.0})["value"]
-            after = probe["effect_sd"]
+            told.add(probe["name"])
+            before, after = first.value, probe["effect_sd"]
             message = (
                 f"Step {found.step}: {probe['says']}: raises the score of the present samples by {after['value']:.2f} sd "
-                f"[{after['low']:.2f}, {after['high']:.2f}], of those of step {first.step} by {before:.2f} sd."
+                f"[{after['low']:.2f}, {after['high']:.2f}], of those of step {first_step} by {before:.2f} sd."
             )
             alarms.append(
                 Alarm(
@@ -196,10 +200,19 @@ class SampleProbes:
         return [one for _, one in sorted(ranked, key=lambda pair: pair[0])[: self.num_samples]]
 
 
-def _one_sided(result: ProbeResult) -> float:
+def _one_sided(effect: Effect) -> float:
     """Of "the edit does not raise the score"."""
-    half = result.effect.p_value / 2
-    return half if result.effect.value > 0 else 1 - half
+    half = effect.p_value / 2
+    return half if effect.value > 0 else 1 - half
+
+
+def _risen(first: Effect, later: Effect) -> float:
+    """Of "the edit raises the score no more than at first": Welch's t-test (1947), Satterthwaite's degrees of freedom. Rounds of the same prompts only make it more cautious."""
+    rise, squares = later.value - first.value, np.array([first.error, later.error]) ** 2
+    if not squares.any():
+        return 0.0 if rise > 0 else 1.0
+    freedom = squares.sum() ** 2 / (squares**2 / np.array([first.freedom, later.freedom])).sum()
+    return float(t.sf(rise / np.sqrt(squares.sum()), freedom))
 
 
 def _unit(scores: Floats, groups: Sequence[str]) -> tuple[ScoreUnit, str]:

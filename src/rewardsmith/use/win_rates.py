@@ -258,9 +258,13 @@ class WinRates:
         equal = (
             f"{100 * controlled.value:.1f} % [{100 * controlled.low:.1f}, {100 * controlled.high:.1f}] at equal length"
         )
+        if self.length_controlled.note is not None:  # the plain rate stands in its place: it says nothing of length
+            equal = "what it would be at equal length cannot be told"
         if self.winner == "undecided":
             return f"This scorer does not tell the policies apart on these prompts: {facts}; {equal}."
         better = f"This scorer prefers {self.winner}: {facts}"
+        if self.length_controlled.note is not None:
+            return f"{better}; {equal}."
         if winner(controlled) == self.winner:
             return f"{better}; still {equal}."
         if winner(controlled) == "undecided":

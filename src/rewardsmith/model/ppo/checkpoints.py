@@ -1,0 +1,89 @@
+"""How a run of PPO goes on: everything that changes while it runs, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rewardsmith.model.ppo.trainer import PPOTrainer
+from rewardsmith.model.trainer import COMPLETE, complete_checkpoints
+from rewardsmith.storage import atomic_folder, write_json
+
+_TRAINED, _WITHIN, _OPTIMISER, _STATE = "trained.safetensors", "within.safetensors", "optimiser.pt", "state.json"
+_KEPT = 2
+
+
+def save_checkpoint(
+    trainer: PPOTrainer, folder: Path, *, step: int, within: Mapping[str, Tensor] | None, facts: Mapping[str, Any]
+) -> None:
+    """Write what the next step depends on, and remove all but the two newest checkpoints.
+
+    Args:
+        trainer: after a step.
+        folder: of the checkpoints.
+        step: that was the last.
+        within: the last policy that was within its KL budget, where there is one.
+        facts: of the run, as JSON.
+    """
+    scaler = trainer.accelerator.scaler
+    with atomic_folder(folder / f"checkpoint-{step}") as new:
+        save_file(trainer.trained(), new / _TRAINED)
+        if within is not None:
+            save_file(dict(within), new / _WITHIN)
+        torch.save(
+            {
+                "optimiser": trainer.optimiser.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "random": _random_state(),
+            },
+            new / _OPTIMISER,
+        )
+        write_json(new / _STATE, {"step": step, "trainer": trainer.state(), "facts": dict(facts)})
+        write_json(new / COMPLETE, {"step": step})
+    for old in complete_checkpoints(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(trainer: PPOTrainer, checkpoint: Path) -> tuple[int, dict[str, Tensor] | None, dict[str, Any]]:
+    """Put a trainer where it was; returns the step, the last policy within the budget, and the facts of the run."""
+    document = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    trainer.put(load_file(checkpoint / _TRAINED))
+    kept = torch.load(checkpoint / _OPTIMISER, map_location="cpu", weights_only=True)
+    trainer.optimiser.load_state_dict(kept["optimiser"])
+    if trainer.accelerator.scaler is not None and kept["scaler"] is not None:
+        trainer.accelerator.scaler.load_state_dict(kept["scaler"])
+    trainer.restore(document["trainer"])
+    _restore_random(kept["random"])
+    within = load_file(checkpoint / _WITHIN) if (checkpoint / _WITHIN).is_file() else None
+    return int(document["step"]), within, document["facts"]
+
+
+def _random_state() -> dict[str, Any]:
+    """The generators that are global. Nothing of ours draws from them once the model stands; a reward function may."""
+    name, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "python": [version, list(words), gauss],
+    }
+
+
+def _restore_random(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
