@@ -97,12 +97,12 @@ def _check_labels(fit: Sequence[Preference], held: Sequence[Preference], rate: f
     Raises:
         DataError: saying what is missing.
     """
-    blank = [answers_of(part, *np.zeros((2, len(part)), np.float32)) for part in (fit, held)]
-    missing = fit_threshold(*blank, rate, scale="score", seed=seed)
+    answers, others = (answers_of(part, *np.zeros((2, len(part)), np.float32)) for part in (fit, held))
+    missing = fit_threshold(answers, others, rate, scale="score", seed=seed)
     if isinstance(missing, str):
         raise DataError("enough labelled pairs for a threshold", missing, "Give more pairs, or a higher rate.")
     # Of fewer prompts the bootstrap's interval is too narrow (of one, nothing at all), and what lies within it must be abstained from.
-    if (num_prompts := len(np.unique(blank[0].prompt[blank[0].good]))) < FEW_CLUSTERS:
+    if (num_prompts := len(np.unique(answers.prompt[answers.good]))) < FEW_CLUSTERS:
         raise _too_few_prompts(f"good answers to at least {FEW_CLUSTERS} prompts in the fitting half", num_prompts)
 
 
