@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,7 +164,10 @@ def run(
         raise SettingsError("a policy and the reference that it was trained from", came, "Give the reference.")
     detector = None if domain is None else load_detector(Path(domain), _Unmade)
     files = _read(answers, skip_bad=skip_bad) if isinstance(answers, AnswerFiles) else None
-    prompts = None if isinstance(answers, AnswerFiles) else _read_prompts(answers, by, skip_bad=skip_bad)
+    skipped: Counter[str] = Counter()
+    prompts = (
+        None if isinstance(answers, AnswerFiles) else _read_prompts(answers, by, skip_bad=skip_bad, skipped=skipped)
+    )
     if files is not None:
         metadata_columns(files.matched.as_preferences(), by)  # an unknown column is said before a model is loaded
     policies = () if isinstance(answers, AnswerFiles) else (answers.policy_a, answers.policy_b)
@@ -174,7 +178,7 @@ def run(
         detector = _with_features(detector, model, sources[0], run)
     if isinstance(answers, Drawing):
         assert prompts is not None
-        found = _draw(answers, prompts, run, console=console)
+        found = _draw(answers, prompts, run, skipped=skipped, console=console)
     else:
         assert files is not None
         found = files
@@ -232,9 +236,9 @@ def _read(files: AnswerFiles, *, skip_bad: bool) -> _Answers:
 
 
 def _read_prompts(
-    drawing: Drawing, by: Sequence[str] | None, *, skip_bad: bool
+    drawing: Drawing, by: Sequence[str] | None, *, skip_bad: bool, skipped: Counter[str]
 ) -> dict[str, tuple[Prompt, Mapping[str, Any]]]:
-    prompts = read_prompts_with_columns(drawing.prompts, skip_bad=skip_bad)
+    prompts = read_prompts_with_columns(drawing.prompts, skip_bad=skip_bad, skipped=skipped)
     known = sorted({name for _, columns in prompts.values() for name in columns})
     if missing := [name for name in by or () if name not in known]:
         raise SettingsError(f"--by of columns of the prompts: {known}", f"{missing}", "Check the name.")
@@ -255,7 +259,12 @@ def _check_there(*policies: str) -> None:
 
 
 def _draw(
-    drawing: Drawing, prompts: Mapping[str, tuple[Prompt, Mapping[str, Any]]], run: Running, *, console: Console
+    drawing: Drawing,
+    prompts: Mapping[str, tuple[Prompt, Mapping[str, Any]]],
+    run: Running,
+    *,
+    skipped: Mapping[str, int],
+    console: Console,
 ) -> _Answers:
     """Both policies answer, one after the other, by random numbers of their own."""
     from rewardsmith.model.policy import Policy  # loaded here: it imports torch
@@ -268,8 +277,10 @@ def _draw(
         "num_answers": drawing.num_answers,
         "max_new_tokens": drawing.max_new_tokens,
         "temperature": drawing.temperature,
+        "skipped_bad": dict(skipped),
     }
-    sides, warnings = [], []
+    sides: list[Any] = []
+    warnings = [f"malformed prompts left out, by field: {dict(skipped)}"] if skipped else []
     for i, (side, name) in enumerate((("a", drawing.policy_a), ("b", drawing.policy_b))):
         with console.status(f"{side.upper()} answers") as status:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,11 @@ def run(
     if drawing is None:
         pool = _read(data, facts, skip_bad=skip_bad, console=console)
     else:
-        prompts = read_prompts(data, skip_bad=skip_bad)
+        skipped: Counter[str] = Counter()
+        prompts = read_prompts(data, skip_bad=skip_bad, skipped=skipped)
+        facts["skipped_bad"] = dict(skipped)
+        if skipped:
+            console.print(f"malformed prompts left out, by field: {dict(skipped)}", highlight=False, markup=False)
     sources = [run.load(name) for name in (model, *choosing.ensemble)]
     # The temperature of one model says nothing of the margins of several.
     temperature = sources[0].temperature if len(sources) == 1 else None

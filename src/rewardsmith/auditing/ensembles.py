@@ -71,6 +71,8 @@ def combined(standardised: Floats, rule: Rule, *, k: float = 1.0) -> Floats:
     >>> combined(np.array([[1.0, 0.0], [3.0, 0.0]]), "lower confidence").round(3).tolist()
     [0.586, 0.0]
     """
+    if rule not in RULES:
+        raise SettingsError(f"a rule among {', '.join(RULES)}", repr(rule), "Take one of these.")
     if len(standardised) < 2:
         raise SettingsError("at least two members of an ensemble", f"{len(standardised)}", "Give another model.")
     if not k >= 0:

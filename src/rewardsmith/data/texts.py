@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -17,8 +18,13 @@ Text: TypeAlias = Row | Prompt
 _ANSWERED = ("chosen", "rejected", "ranked", "answers", "candidates", "answer")
 
 
-def read_texts(source: str, *, skip_bad: bool = False) -> list[Text]:
+def read_texts(source: str, *, skip_bad: bool = False, skipped: Counter[str] | None = None) -> list[Text]:
     """The rows of a source, `{"prompt"}` alone included, which no other reader takes.
+
+    Args:
+        source: a file, a saved dataset folder or a Hugging Face dataset.
+        skip_bad: leave malformed rows out.
+        skipped: gets how many were left out, by field.
 
     Raises:
         RowError: at the first malformed row, unless `skip_bad` leaves it out.
@@ -30,20 +36,22 @@ def read_texts(source: str, *, skip_bad: bool = False) -> list[Text]:
             found.append(row)
         elif not skip_bad:
             raise row
+        elif skipped is not None:
+            skipped[row.field] += 1
     if not found:
         raise DataError(f"at least one row in {io.source_name(source)}", "none", "Check the file.")
     return found
 
 
-def read_prompts(source: str, *, skip_bad: bool = False) -> list[Prompt]:
-    """The distinct prompts of a source of rows of any kind, in their order.
+def read_prompts(source: str, *, skip_bad: bool = False, skipped: Counter[str] | None = None) -> list[Prompt]:
+    """The distinct prompts of a source of rows of any kind, in their order; see `read_texts` for the arguments.
 
     Raises:
         RowError: at the first malformed row, unless `skip_bad` leaves it out.
         DataError: if no row is left.
     """
     found: dict[str, Prompt] = {}
-    for row in read_texts(source, skip_bad=skip_bad):
+    for row in read_texts(source, skip_bad=skip_bad, skipped=skipped):
         for prompt in prompts_of(row):
             found.setdefault(prompt_key(prompt), prompt)
     return list(found.values())

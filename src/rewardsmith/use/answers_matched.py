@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,15 +143,17 @@ def draw_answers(
     return DrawnAnswers(rows, num_cut, sum(any(one.prompt_cut for one in some) for some in drawn))
 
 
-def read_prompts_with_columns(source: str, *, skip_bad: bool = False) -> dict[str, tuple[Prompt, Mapping[str, Any]]]:
-    """The distinct prompts of rows of any kind, {key: (prompt, its metadata)}, in their order.
+def read_prompts_with_columns(
+    source: str, *, skip_bad: bool = False, skipped: Counter[str] | None = None
+) -> dict[str, tuple[Prompt, Mapping[str, Any]]]:
+    """The distinct prompts of rows of any kind, {key: (prompt, its metadata)}, in their order; see `data.texts.read_texts` for the arguments.
 
     Raises:
         RowError: at the first malformed row, unless `skip_bad` leaves it out.
         DataError: if no row is left.
     """
     found: dict[str, tuple[Prompt, Mapping[str, Any]]] = {}
-    for row in read_texts(source, skip_bad=skip_bad):
+    for row in read_texts(source, skip_bad=skip_bad, skipped=skipped):
         metadata = {} if isinstance(row, str | list) else row.metadata
         for prompt in prompts_of(row):
             found.setdefault(prompt_key(prompt), (prompt, metadata))
