@@ -259,3 +259,9 @@ def test_the_example_compares_win_rates_with_labels(write_rows, tmp_path):
     assert row["longer_answer"]["value"] == 0 and row["same_side"] and not row["longer_same_side"]
     assert not row["labels_within_interval"] and row["winner_by_labels"] == "A"
     assert len((tmp_path / "files" / "x_y.a.jsonl").read_text().splitlines()) == 30
+
+
+def test_flags_of_drawing_are_refused_beside_files(cli, judges, sides):
+    for flag, value in (("--num-answers", "2"), ("--max-new-tokens", "8"), ("--temperature", "0.7")):
+        code, _, err = cli("winrate", judges + "longer", "--a", sides[0], "--b", sides[1], flag, value)
+        assert code == 2 and flag in err

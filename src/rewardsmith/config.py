@@ -568,10 +568,11 @@ def build(kind: type[SettingsType], values: Mapping[str, Any]) -> SettingsType:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise _settings_error(kind, error) from error
+        raise settings_error(kind, error) from error
 
 
-def _settings_error(kind: type[BaseModel], error: ValidationError) -> SettingsError:
+def settings_error(kind: type[BaseModel], error: ValidationError) -> SettingsError:
+    """What pydantic found, in our words: each key with what is wrong with it, and the nearest known one."""
     problems, mends = [], []
     for detail in error.errors():
         key = ".".join(str(part) for part in detail["loc"]) or "settings"

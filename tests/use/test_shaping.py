@@ -59,6 +59,10 @@ def test_asking_for_a_z_score_without_statistics_is_an_error():
     for table in ({"name": "z_score"}, {"name": "z_score", "mean": 0.0, "sd": 1.0}):
         with pytest.raises(SettingsError, match="statistics"):
             shaping_from([table])
+    with pytest.raises(SettingsError, match="mean"):
+        ZScore()
+    with pytest.raises(SettingsError, match="lower"):
+        Clip(lower=-1.0)
     with pytest.raises(SettingsError, match="normaliser"):
         ZScore.from_contract({"normaliser": None})
     with pytest.raises(SettingsError, match="normaliser"):

@@ -34,9 +34,13 @@ def winrate(
     prompts: Annotated[str | None, typer.Option(help="Prompts that two policies are to answer instead.")] = None,
     policy_a: Annotated[str | None, typer.Option(help="A language model that answers them as A.")] = None,
     policy_b: Annotated[str | None, typer.Option(help="A language model that answers them as B.")] = None,
-    num_answers: Annotated[int, typer.Option(min=1, help="Answers of each policy to each prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a drawn answer is cut.")] = 256,
-    temperature: Annotated[float, typer.Option(help="Of the policies' softmax.")] = 1.0,
+    num_answers: Annotated[
+        int | None, typer.Option(min=1, help="Answers of each policy to each prompt; 1 by default.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Where a drawn answer is cut; 256 by default.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the policies' softmax; 1 by default.")] = None,
     by: Annotated[str | None, typer.Option(help="Metadata columns to slice by, comma-separated.")] = None,
     also: Annotated[list[str] | None, typer.Option(help="A further judge; may be repeated.")] = None,
     domain: Annotated[
@@ -66,7 +70,10 @@ def winrate(
         raise SettingsError("--implicit with --reference", "one of the two", "Give both, or neither.")
     if not 0 < beta < math.inf:
         raise SettingsError("--beta above 0", f"{beta:g}", "Give the beta of the DPO training.")
-    if not 0 < temperature < math.inf:
+    drawn = {"--num-answers": num_answers, "--max-new-tokens": max_new_tokens, "--temperature": temperature}
+    if all(files) and (idle := [flag for flag, value in drawn.items() if value is not None]):
+        raise SettingsError("--prompts with two policies, for " + ", ".join(idle), "files of answers", "Leave it out.")
+    if temperature is not None and not 0 < temperature < math.inf:
         raise SettingsError("--temperature above 0", f"{temperature:g}", "Take 1, the policy as it is.")
     if out is not None:
         inputs = [one for one in (model, *files, *drawing, *(also or ()), domain, implicit, reference) if one]
@@ -78,7 +85,14 @@ def winrate(
         answers = policies_compared.AnswerFiles(a, b)
     else:
         assert prompts is not None and policy_a is not None and policy_b is not None
-        answers = policies_compared.Drawing(prompts, policy_a, policy_b, num_answers, max_new_tokens, temperature)
+        answers = policies_compared.Drawing(
+            prompts,
+            policy_a,
+            policy_b,
+            num_answers=1 if num_answers is None else num_answers,
+            max_new_tokens=256 if max_new_tokens is None else max_new_tokens,
+            temperature=1.0 if temperature is None else temperature,
+        )
     own = None
     if implicit is not None and reference is not None:
         own = policies_compared.Implicit(implicit, reference, beta)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from scipy.special import expit, log_expit
 from scipy.stats import norm
 
 from rewardsmith.auditing.ensembles import Standard
+from rewardsmith.config import settings_error
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import DataError, SettingsError
 from rewardsmith.functions import Function, as_scorer
@@ -89,6 +90,17 @@ class Step(BaseModel):
     label: str | None = Field(default=None, min_length=1)
     """Of what it adds; its name where None."""
 
+    def __init__(self, **settings: Any) -> None:
+        """Check the settings.
+
+        Raises:
+            SettingsError: if they cannot be meant, or one is missing.
+        """
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise settings_error(type(self), error) from error
+
     @property
     def key(self) -> str:
         """Of what it adds, in `Rewards.terms`."""
@@ -146,7 +158,7 @@ class ZScore(Step):
                 n=stated["n"],  # type: ignore[index]
                 source=f"the model's training pairs, sha256 {stated['data_sha256'][:12]}",  # type: ignore[index]
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, SettingsError) as error:
             raise SettingsError(
                 "a contract with a normaliser (mean, std, n, data_sha256)",
                 "none" if stated is None else repr(stated),

@@ -159,6 +159,8 @@ def _reward(
     on_rewards: OnRewards | None,
 ) -> Reward:
     lacking: dict[Need, str] = {"kl": _NO_KL}
+    if end_token_ids is not None and not isinstance(end_token_ids, Iterable):
+        raise SettingsError("end_token_ids as a list of numbers", repr(end_token_ids), f"Write [{end_token_ids}].")
     if tokenizer is None and end_token_ids is None:
         lacking |= {"is_finished": _NO_ENDS, "num_tokens": _NO_ENDS}
     check_needs(shaping, lacking)
@@ -166,6 +168,8 @@ def _reward(
 
 
 def _ends(tokenizer: Any, end_token_ids: Iterable[int] | None) -> Ends | None:
+    if end_token_ids is not None and not isinstance(end_token_ids, Iterable):
+        raise SettingsError("end_token_ids as a list of numbers", repr(end_token_ids), f"Write [{end_token_ids}].")
     if tokenizer is None and end_token_ids is None:
         return None
     found = set() if end_token_ids is None else {int(one) for one in end_token_ids}

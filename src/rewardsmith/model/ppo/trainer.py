@@ -270,7 +270,7 @@ class PPOTrainer:
             advantages = whitened(advantages, rollouts.mask, self._total)
         rate = 1.0 if settings.schedule == "constant" else 1 - (step - 1) / settings.steps
         for group in self.optimiser.param_groups:
-            pass
+            group["lr"] = group["peak"] * rate
         sums = self._update(rollouts, advantages, returns, step)
         self.controller.update(float(everyone.kl.mean()), len(everyone.samples))
         tokens = max(1.0, sums.tokens)
