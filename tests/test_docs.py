@@ -45,9 +45,12 @@ PAGES = (
     "docs/guardrail.md",
     "docs/watch.md",
     "docs/ppo.md",
+    "docs/scale.md",
+    "docs/reproduce.md",
+    "docs/cluster.md",
 )
 # Several trainings each: `make test-all` runs them.
-LONG = ("docs/learning_curve.md", "docs/sweep.md")
+LONG = ("docs/learning_curve.md", "docs/reproduce.md", "docs/sweep.md")
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,6 +61,8 @@ def blocks(page):
 def quick(words, tiny):
     """The same command with a tiny model and one epoch."""
     words = [tiny if word == "minilm" else word for word in words]
+    if words[0] == "reproduce":
+        words += ["--model", tiny]
     if words[0] in ("demo", "train"):
         words += ["--set", "epochs=1", "--set", "max_length=64"]
     if words[0] == "demo":

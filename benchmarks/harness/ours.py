@@ -97,7 +97,7 @@ class _Run:
     def _prepare(self) -> Any:
         device = choose_device(self.settings.device)
         return product._prepare(
-            self.settings, self.data, self.settings.model, device, self.notes.append, overwrite=True
+            self.settings, self.data, self.settings.model, device, self.notes.append, {}, overwrite=True, day=None
         )
 
     def facts(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class _Run:
 
         try:
             with mock.patch.object(product, "_train", instead):
-                product._fit(settings, self.data, self.prepared, out, None, None, console, self.notes.append)  # type: ignore[arg-type]
+                product._fit(settings, self.data, self.prepared, out, None, None, console, self.notes.append, {})  # type: ignore[arg-type]
         except _Done as done:
             return done.result
         raise AssertionError("the product trained in another place")

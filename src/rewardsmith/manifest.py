@@ -1,15 +1,20 @@
 """How a result came to be: opened before the work starts, closed with its outcome.
 
-No absolute path, no environment value and no key is written: paths are reduced to their last part, and files are named by their hash.
+No absolute path, no environment value and no key is written: paths are reduced to their last part, files are named by their hash, and what stands under the name of a secret is withheld.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,11 +38,25 @@ _PACKAGES = (
     "scipy",
     "scikit-learn",
     "pydantic",
+    "pyarrow",
+    "jinja2",
+    "sentencepiece",
+    "huggingface-hub",
     "peft",
+    "trl",
+    "gguf",
     "onnxruntime",
     "openvino",
 )
 Outcome = Literal["running", "finished", "failed", "interrupted"]
+State = Literal["running", "finished", "failed", "interrupted", "killed"]
+"""An outcome as a later reader finds it: a record that says "running" while nobody holds its folder is of a killed run."""
+WITHHELD = "withheld"
+_SECRET = re.compile(r"(^|[._-])(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/@\s]*@)?(?P<rest>[^?\s]*)(?:\?\S*)?", re.IGNORECASE)
+# An absolute path inside a longer text: not the slashes of a URL, of a share such as 1/2, or of owner/name.
+_PATH_INSIDE = re.compile(r"(?<![\w:/.~])~?/(?:[^\s,;:'\"\])}/]+/)*([^\s,;:'\"\])}/]+)/?")
+_LOCK = ".lock"
 
 
 def package_versions() -> dict[str, str]:
@@ -52,7 +71,10 @@ def package_versions() -> dict[str, str]:
 
 
 def code_state() -> dict[str, Any]:
-    """The commit of this code and whether it was changed since; `commit` is None outside a git checkout."""
+    """The commit of this code, whether it was changed since, and a hash of its files, which tells two changed states apart.
+
+    `commit` and `dirty` are None outside a git checkout.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -64,23 +86,110 @@ def code_state() -> dict[str, Any]:
             return None
         return done.stdout.strip()
 
+    digest = source_sha256(here)
     # An installed copy may lie inside somebody else's checkout (a .venv): their commit is not ours.
     if git("ls-files", "--error-unmatch", "manifest.py") is None:
-        return {"commit": None, "dirty": None}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+        return {"commit": None, "dirty": None, "sha256": digest}
+    dirty = bool(git("status", "--porcelain", "--", "."))
+    return {"commit": git("rev-parse", "HEAD"), "dirty": dirty, "sha256": digest}
+
+
+def source_sha256(folder: Path) -> str:
+    """One SHA-256 over the names and contents of all Python files under a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def platform_facts() -> dict[str, str]:
+    """The kind of machine."""
+    return {"system": platform.system(), "machine": platform.machine(), "processor": _processor()}
+
+
+def _processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process ever held; None where the system does not tell."""
+    try:
+        import resource  # loaded here: Windows has none
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add the time that a block takes to a part of the work.
+
+    >>> seconds: dict[str, float] = {}
+    >>> with timed(seconds, "loading"):
+    ...     pass
+    >>> list(seconds)
+    ['loading']
+    """
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[part] = round(seconds.get(part, 0.0) + time.perf_counter() - started, 3)
 
 
 def without_paths(value: Any) -> Any:
-    """A copy in which every string that is an absolute or relative path to something that exists keeps only its last part."""
+    """A copy without places and secrets.
+
+    A string that is an absolute path, or a relative one to something that exists, keeps only its last part; a URL loses user, password and query; a text
+    under the name of a secret (`hub_token`, `api_key`) is withheld.
+    """
     if isinstance(value, Mapping):
-        return {key: without_paths(inner) for key, inner in value.items()}
+        return {
+            key: WITHHELD if isinstance(inner, str) and _SECRET.search(str(key)) else without_paths(inner)
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
         return [without_paths(inner) for inner in value]
     if isinstance(value, str) and "\n" not in value and len(value) < 4096:
+        if _URL.match(value):
+            return _URL.sub(r"\g<scheme>\g<rest>", value)
         path = Path(value).expanduser()
         if path.is_absolute() or ("/" in value and path.exists()):
             return path.name
     return value
+
+
+def plain_text(text: str) -> str:
+    """A sentence, such as an error, with every absolute path in it reduced to its last part, and its URLs bare.
+
+    >>> plain_text("needed a file at /home/me/data.jsonl; got 1/2 of owner/name")
+    'needed a file at data.jsonl; got 1/2 of owner/name'
+    """
+    return _PATH_INSIDE.sub(r"\1", _URL.sub(r"\g<scheme>\g<rest>", text))
+
+
+def plain_command(words: Sequence[str]) -> list[str]:
+    """The words of a command line without places and secrets.
+
+    >>> plain_command(["train", "--data=/home/me/a.jsonl", "--set", "trainer.hub_token=hf_abc", "--api-key", "abc"])
+    ['train', '--data=a.jsonl', '--set', 'trainer.hub_token=withheld', '--api-key', 'withheld']
+    """
+    found: list[str] = []
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if i and words[i - 1].startswith("--") and "=" not in words[i - 1] and _SECRET.search(words[i - 1]):
+            found.append(WITHHELD)
+        elif equals and "://" not in name:
+            found.append(f"{name}={WITHHELD if _SECRET.search(name) else plain_text(str(without_paths(value)))}")
+        else:
+            found.append(plain_text(str(without_paths(word))))
+    return found
 
 
 def _now() -> str:
@@ -98,6 +207,17 @@ class Manifest:
     def __init__(self, path: Path, document: dict[str, Any]) -> None:
         """Wrap a document; use `open` for a new one and `read` for one on disk."""
         self.path, self.document = path, document
+        self._opened: float | None = None
+
+    @property
+    def state(self) -> State:
+        """The outcome, or "killed" where the record says that it is running and no process holds its folder.
+
+        A run holds the lock of its folder for as long as it lives, and the system takes the lock away with the process, so that this needs no process number
+        (which is another process's after a while, and another machine's on a shared disk).
+        """
+        outcome: State = self.document.get("outcome", "running")
+        return "killed" if outcome == "running" and not is_held(self.path.parent) else outcome
 
     @classmethod
     def open(cls, path: Path, *, verb: str, settings: Mapping[str, Any], **facts: Any) -> Manifest:
@@ -113,10 +233,11 @@ class Manifest:
                 "settings": without_paths(dict(settings)),
                 "code": code_state(),
                 "versions": package_versions(),
-                "platform": {"system": platform.system(), "machine": platform.machine()},
+                "platform": platform_facts(),
                 **facts,
             },
         )
+        manifest._opened = time.perf_counter()
         manifest.write()
         return manifest
 
@@ -137,7 +258,10 @@ class Manifest:
         self.write()
 
     def close(self, outcome: Outcome, **facts: Any) -> None:
-        """End the record. A disk too full for it must not hide the error that is on its way."""
+        """End the record, with what the whole took and held. A disk too full for it must not hide the error that is on its way."""
+        if self._opened is not None:
+            facts["seconds"] = round(time.perf_counter() - self._opened, 3)
+            facts["peak_memory"] = {"process": peak_memory()} | facts.get("peak_memory", {})
         try:
             self.note(outcome=outcome, ended=_now(), **facts)
         except OutputError:
@@ -153,9 +277,35 @@ class Manifest:
             self.close("interrupted")
             raise
         except BaseException as error:
-            self.close("failed", error=f"{type(error).__name__}: {error}"[:500])
+            self.close("failed", error=plain_text(f"{type(error).__name__}: {error}")[:500])
             raise
 
     def write(self) -> None:
         """Write the record, whole or not at all."""
         write_json(self.path, self.document)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder, or of the folder that it lies in (a model folder in its run)."""
+    return any(_is_locked(place / _LOCK) for place in (folder, folder.parent))
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether somebody holds a file lock; it is asked for, shared, for an instant, and the file is not changed."""
+    try:
+        import fcntl  # loaded here: Windows has none
+    except ImportError:
+        return path.exists()  # there the file goes with its holder
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a disk that knows no locks
+        return False
+    finally:
+        os.close(file)
+    return False

@@ -22,6 +22,7 @@ from rewardsmith.evaluation.overfitting import run_gap
 from rewardsmith.evaluation.pairwise import Evaluation, evaluate, score_pairs
 from rewardsmith.evaluation.report import counts_line, evaluation_table, overfitting_table
 from rewardsmith.evaluation.temperature import fit_temperature
+from rewardsmith.manifest import timed
 from rewardsmith.plots import training_curves
 from rewardsmith.stats import Estimate, Floats, cluster_codes
 from rewardsmith.storage import write_json
@@ -48,6 +49,7 @@ def train(
     overwrite: bool = False,
     command: Sequence[str] = (),
     console: Console | None = None,
+    day: str | None = None,
 ) -> dict[str, Any]:
     """Run `rewardsmith train`: the report that is also written to `out`/report.json.
 
@@ -56,6 +58,7 @@ def train(
         overwrite: delete a run that stands in `out`.
         command: the words of the command line, for the manifest.
         console: where progress goes; standard error by default.
+        day: of a run that is to be repeated: the date that a chat template which writes it is to read.
 
     Raises:
         RewardsmithError: of the kind that says what was wrong; nothing half-written is left behind.
@@ -68,8 +71,11 @@ def train(
     if not isinstance(settings, TrainSettings):
         settings = build(TrainSettings, settings)
     out = Path(settings.out)
-    with training.training_run(settings, overwrite=overwrite, command=command, console=console) as trained:
-        report = judge(settings, trained, console)
+    with training.training_run(settings, overwrite=overwrite, command=command, console=console, day=day) as trained:
+        if trained is None:  # one of several processes that train, and not the first: it has nothing to judge
+            return {}
+        with timed(trained.timings, "judging"):
+            report = judge(settings, trained, console)
         evaluation: Evaluation | None = report.pop("evaluation", None)
         if evaluation is not None:
             report["eval"] = evaluation.document

@@ -1,26 +1,48 @@
-"""Two processes that train together: what each of them reads must reach the gradients of both."""
+"""Two processes that train together: they are one run, read each row once, and do not outlive each other."""
 
+import contextlib
+import io
+import json
+import multiprocessing
 import os
+import signal
+import socket
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from rich.console import Console
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+import rewardsmith
+from rewardsmith.config import LossSettings, TrainSettings, build
+from rewardsmith.errors import SettingsError, TrainingStopped
+from rewardsmith.model import processes
 from rewardsmith.model.batching import collate
-from rewardsmith.model.network import build_network, load_tokenizer
+from rewardsmith.model.batching_choice import PADDED
+from rewardsmith.model.checkpoints import complete_checkpoints
+from rewardsmith.model.examples import ExampleCollator, example_table
+from rewardsmith.model.losses import LOSSES
+from rewardsmith.model.network import Network, build_network, load_tokenizer
+from rewardsmith.model.optimiser import Rates
 from rewardsmith.model.packing import pack
 from rewardsmith.model.render import Renderer, RenderSpec
-from rewardsmith.model.trainer import route
+from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.model.scoring import head_outputs
+from rewardsmith.model.trainer import PreferenceTrainer, ShareCollator, route
+from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table
 
 _KEPT: list[DistributedDataParallel] = []
-"""Alive until the process ends; see `one_of_two`."""
+"""Alive until the process ends, which forgets it without its destructor: torch's waits for gloo's thread with the interpreter's lock held, which that thread may want."""
 TEXTS = [(f"How do I mend item {i}?", answer) for i in range(4) for answer in ("Use glue.", "No.")]
 
 
-def gradients(base, rows, *, packed, meeting=None, rank=0):
-    """Of the sum of the scores of some texts; with a meeting place, of a process that averages them with another."""
+def gradients(base, rows, *, packed, together=False):
+    """Of the sum of the scores of some texts; together, of a process that averages them with another."""
     network = build_network(base, pooling="auto", seed=0, dropout=False)
     table = Renderer(load_tokenizer(base), RenderSpec(max_length=90)).encode(TEXTS)
     batch = (
@@ -29,8 +51,8 @@ def gradients(base, rows, *, packed, meeting=None, rank=0):
     torch.nn.init.ones_(network.head_module.weight)
     route(network)
     model = network.model
-    if meeting:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    if together:
+        processes.join(torch.device("cpu"), seconds=60)
         model = DistributedDataParallel(model, find_unused_parameters=True)
         _KEPT.append(model)
     model(batch=batch).sum().backward()
@@ -39,19 +61,265 @@ def gradients(base, rows, *, packed, meeting=None, rank=0):
 
 def one_of_two(rank, base, packed, folder):
     rows = [[0, 1, 2], [3, 4, 5, 6, 7]][rank]
-    torch.save(gradients(base, rows, packed=packed, meeting=f"{folder}/meeting", rank=rank), f"{folder}/{rank}.pt")
+    torch.save(gradients(base, rows, packed=packed, together=True), f"{folder}/{rank}.pt")
     dist.barrier()
-    # Without the destructors: torch's wait for gloo's thread with the interpreter's lock held, which that thread may want.
-    os._exit(0)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_processes_average_the_gradients_of_what_each_of_them_read(packed, tiny, tmp_path):
     base = tiny("llama")
     alone = gradients(base, list(range(8)), packed=packed)
-    mp.spawn(one_of_two, (base, packed, str(tmp_path)), nprocs=2)
+    assert together(one_of_two, base, packed, str(tmp_path)) == [0, 0]
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found.keys() == alone.keys()
         for name, gradient in alone.items():
             torch.testing.assert_close(found[name], gradient / 2, atol=1e-5, rtol=1e-4)
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+def one_of(work, rank, ranks, port, arguments):
+    """A process as `torchrun` starts it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    work(rank, *arguments)
+
+
+def together(work, *arguments, ranks=2):
+    """The exit codes of processes that do `work(rank, *arguments)` together."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["rewardsmith.model.training", "rewardsmith.model.reward_model"])
+    port = free_port()
+    all_of_them = [server.Process(target=one_of, args=(work, r, ranks, port, arguments)) for r in range(ranks)]
+    for one in all_of_them:
+        one.start()
+    for one in all_of_them:
+        one.join(timeout=60)
+    codes = [one.exitcode for one in all_of_them]
+    for one in all_of_them:
+        one.kill()
+    return codes
+
+
+def recipe(model, data, out, **more):
+    trainer = {"save_steps": 4, "logging_steps": 1, **more.pop("trainer", {})}
+    return {
+        "model": model,
+        "data": data,
+        "out": str(out),
+        "max_length": 64,
+        "learning_rate": 1e-3,
+        "batch_size": 8,
+        "dev_share": 0.2,
+        "epochs": 2,
+        "precision": "float32",
+        "device": "cpu",
+        "trainer": trainer,
+        **more,
+    }
+
+
+def trains(rank, settings, folder):
+    said = io.StringIO()
+    report = rewardsmith.train(settings, console=Console(file=said, width=200))
+    (folder / f"said-{rank}").write_text(said.getvalue() + ("report" if report else "no report"))
+
+
+def test_two_processes_are_one_run(tiny, toy_pairs, tmp_path):
+    """47 pairs of which some are dev: the last step of an epoch is short, and odd. Every logged number is that of one process."""
+    rows = Path(toy_pairs).read_text().splitlines()[:47]
+    data = tmp_path / "odd.jsonl"
+    data.write_text("\n".join(rows))
+    alone = rewardsmith.train(recipe(tiny("bert"), str(data), tmp_path / "one"), console=Console(quiet=True))
+    assert together(trains, recipe(tiny("bert"), str(data), tmp_path / "two"), tmp_path) == [0, 0]
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert alone["counts"]["data"] == 47 and report["counts"] == alone["counts"]
+    assert report["training"]["steps"] == alone["training"]["steps"]
+    assert report["training"]["kept_step"] == alone["training"]["kept_step"]
+    for ours, theirs in zip(report["history"], alone["history"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, abs=2e-5, rel=2e-5), name
+    for ours, theirs in zip(report["dev_points"], alone["dev_points"], strict=True):
+        assert ours["step"] == theirs["step"] and ours["accuracy"] == theirs["accuracy"]
+        assert ours["log_loss"] == pytest.approx(theirs["log_loss"], abs=1e-5)
+    texts = [(f"How do I mend item {i}?", f"Gladly, use glue number {i}.") for i in range(9)]
+    here, there = (RewardModel.load(tmp_path / name).score(texts) for name in ("one", "two"))
+    # Within promise 2, 1e-5 x max(1, |s|) for one pass: ten steps in float32 add up their roundings.
+    assert np.all(np.abs(here - there) <= 1e-4 * np.maximum(1, np.abs(here)))
+    # The first one writes and speaks, the other does neither.
+    assert "saved and proven" in (tmp_path / "said-0").read_text()
+    assert (tmp_path / "said-1").read_text() == "no report"
+    newest = complete_checkpoints(tmp_path / "two" / "checkpoints")[-1]
+    document = json.loads((newest / "complete.json").read_text())
+    assert document["processes"] == 2
+    # Each has its own generators; weights, with their head, and optimiser are there once.
+    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt"} <= document["files"].keys()
+
+
+class Doubled(Network):
+    """A network all of whose arithmetic is in float64; ours is not, for the head is float32."""
+
+    def outputs(self, batch):
+        states = self.model.bert(input_ids=batch.input_ids, attention_mask=batch.attention_mask).pooler_output
+        return functional.linear(states, self.head_module.weight, self.head_module.bias)
+
+
+def weights_after_twenty_steps(base, data, folder):
+    settings = build(
+        TrainSettings,
+        recipe(base, data, folder / "run", batch_size=6, trainer={"max_steps": 20, "save_strategy": "no"}),
+    )
+    made = build_network(base, pooling="pooler", seed=0, dropout=False)
+    network = Doubled(**vars(made))
+    network.model.double()
+    renderer = Renderer(load_tokenizer(base), RenderSpec(max_length=64))
+    pairs = rewardsmith.read_pairs(data)[:23]  # 6 + 6 + 6 + 5: every fourth step is short
+    table, _ = example_table(pairs, renderer, LossSettings(), cache=None)
+    arguments = build_arguments(settings, folder, precision="float32", device=torch.device("cpu"))
+    trainer = PreferenceTrainer(
+        network,
+        table,
+        LOSSES["bradley_terry"].build(LossSettings(), pairs),
+        arguments,
+        collator=ExampleCollator(table, 0, False, PADDED, 60),  # several parts a step
+        dtype="float64",
+        rates=Rates(1e-3, 0.01),
+        average=None,
+        callbacks=[],
+    )
+    _KEPT.append(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 20
+    return {name: p.detach().clone() for name, p in network.model.named_parameters()}
+
+
+def twenty_steps(rank, base, data, folder):
+    torch.save(weights_after_twenty_steps(base, data, folder), folder / f"{rank}.pt")
+    assert any(isinstance(kept.model_wrapped, DistributedDataParallel) for kept in _KEPT)
+    dist.barrier()
+
+
+def test_weights_of_two_processes_equal_those_of_one_in_float64(tiny, toy_pairs, tmp_path):
+    alone = weights_after_twenty_steps(tiny("bert"), toy_pairs, tmp_path)
+    start = build_network(tiny("bert"), pooling="pooler", seed=0, dropout=False).model.state_dict()
+    assert max(float((alone[name] - start[name]).abs().max()) for name in alone) > 1e-3
+    assert together(twenty_steps, tiny("bert"), toy_pairs, tmp_path) == [0, 0]
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found.keys() == alone.keys()
+        for name, weight in alone.items():
+            assert weight.dtype == torch.float64
+            torch.testing.assert_close(found[name], weight, atol=1e-9, rtol=0, msg=name)
+
+
+def reads(rank, base, ranks, folder):
+    """Nine texts, two of them alike, read in shares; how many this process read."""
+    processes.join(torch.device("cpu"), seconds=60)
+    network = build_network(base, pooling="auto", seed=0, dropout=False)
+    table = Renderer(load_tokenizer(base), RenderSpec(max_length=64)).encode([*TEXTS, TEXTS[2]])
+    numbers = []
+
+    def read(tokens):
+        numbers.append(len(tokens))
+        return head_outputs(network, tokens, pad_id=0, with_types=False, device=torch.device("cpu"))
+
+    outputs = processes.read_in_shares(table, read, width=1)
+    torch.save({"outputs": outputs, "read": sum(numbers), "sums": processes.sums([rank + 1, 1])}, folder / f"{rank}.pt")
+    assert processes.share(rank) == 0
+    processes.leave()
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
+def test_nine_rows_are_read_once_each(ranks, tiny, tmp_path):
+    network = build_network(tiny("bert"), pooling="auto", seed=0, dropout=False)
+    table = Renderer(load_tokenizer(tiny("bert")), RenderSpec(max_length=64)).encode([*TEXTS, TEXTS[2]])
+    alone = head_outputs(network, table, pad_id=0, with_types=False, device=torch.device("cpu"))
+    assert together(reads, tiny("bert"), ranks, tmp_path, ranks=ranks) == [0] * ranks
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+    assert sum(one["read"] for one in found) == 8  # the ninth has the ids of the third
+    for one in found:
+        assert one["sums"] == [ranks * (ranks + 1) / 2, ranks]
+        assert np.allclose(one["outputs"], alone, atol=1e-5)
+        assert one["outputs"][8] == one["outputs"][2]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+def test_shares_of_a_step_are_the_step(ranks, size, tiny, toy_pairs):
+    """Each row is in one share, and weighs 1 / size in the mean over the processes; a process without a row reads one that weighs nothing."""
+    renderer = Renderer(load_tokenizer(tiny("bert")), RenderSpec(max_length=64))
+    table, _ = example_table(rewardsmith.read_pairs(toy_pairs), renderer, LossSettings(), cache=None)
+    collator = ExampleCollator(table, 0, False, PADDED, 10_000)
+    rows = list(range(3, 3 + size))
+    weight = dict.fromkeys(rows, 0.0)
+    for rank in range(ranks):
+        parts = ShareCollator(collator, rank, ranks)(rows)["parts"]
+        assert parts
+        for part in parts:
+            for row in part.rows.tolist():
+                weight[row] += part.weight / len(part.rows) / ranks
+    assert list(weight.values()) == pytest.approx([1 / size] * size)
+
+
+def is_killed(rank, settings, folder):
+    """The second one dies in its fourth step; the first one says what it has noticed."""
+    if rank == 1:
+        step = PreferenceTrainer.training_step
+
+        def dies(self, *arguments, **more):
+            if self.state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, *arguments, **more)
+
+        PreferenceTrainer.training_step = dies
+    try:
+        rewardsmith.train(settings, console=Console(quiet=True))
+    except TrainingStopped as error:
+        (folder / "error").write_text(str(error))
+
+
+def test_a_killed_process_ends_the_others_with_words(tiny, toy_pairs, tmp_path):
+    start = time.monotonic()
+    settings = recipe(tiny("bert"), toy_pairs, tmp_path / "run", dev_share=0, trainer={"save_steps": 2})
+    assert together(is_killed, settings, tmp_path) == [0, -signal.SIGKILL]
+    assert time.monotonic() - start < 60
+    error = (tmp_path / "error").read_text()
+    assert error.startswith(
+        "needed all 2 processes to the end; got none of at least one: process 0 lost its connection"
+    )
+    assert "the same command goes on from the last good checkpoint" in error
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["outcome"] == "failed"
+    assert [path.name for path in complete_checkpoints(tmp_path / "run" / "checkpoints")] == ["checkpoint-2"]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on(tiny, toy_pairs, tmp_path):
+    """With dropout: each process goes on with its own generator."""
+    settings = recipe(tiny("bert"), toy_pairs, tmp_path / "cut", dropout=True, trainer={"save_steps": 2})
+    assert together(is_killed, settings, tmp_path) == [0, -signal.SIGKILL]
+    assert together(trains, settings, tmp_path) == [0, 0]
+    assert "going on from checkpoint-2" in (tmp_path / "said-0").read_text()
+    assert together(trains, {**settings, "out": str(tmp_path / "whole")}, tmp_path) == [0, 0]
+    first, second = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert first == second
+
+
+def test_what_would_not_be_one_run_is_refused(tiny, toy_pairs, tmp_path, monkeypatch):
+    for table in ({"fsdp": "full_shard"}, {"deepspeed": "zero.json"}):
+        settings = build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run", trainer=table))
+        with pytest.raises(SettingsError, match="each hold the whole model"):
+            check_trainer_table(settings)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SettingsError, match="each hold the whole model"):
+        check_trainer_table(build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run")))
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    settings = build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run"))
+    with pytest.raises(SettingsError, match=r"divides by 3 \(1 accumulation steps x 3 processes\)"):
+        build_arguments(settings, tmp_path, precision="float32", device=torch.device("cpu"))

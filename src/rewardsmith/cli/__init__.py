@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from rewardsmith.cli import bestofn, folders, ppo, preferences, scoring, serving, training, winrate  # noqa: F401 (each adds its verbs to `app`)
+from rewardsmith.cli import bestofn, diff, folders, ppo, preferences, reproduce, scoring, serving, training, winrate  # noqa: F401 (each adds its verbs to `app`)
 from rewardsmith.cli.base import app
 from rewardsmith.errors import RewardsmithError
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "demo", "lint", "convert", "split", "train", "score", "evaluate", "compare", "calibrate", "audit", "report",
-    "bestofn", "winrate", "ppo", "serve", "verify", "export", "import", "average",
+    "reproduce", "diff", "bestofn", "winrate", "ppo", "serve", "verify", "export", "import", "average",
 )  # fmt: skip
 """All verbs, in the order of the help."""
 

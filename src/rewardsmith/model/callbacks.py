@@ -13,11 +13,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rewardsmith.model import processes
 from rewardsmith.model.guards import GradientGuard, StuckGuard
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.storage import write_text
 
+DEV_HISTORY = "dev.jsonl"
 _LINE_SECONDS = 30.0
+
+
+class ContinueCallback(TrainerCallback):
+    """Calls back when the Trainer stands where its first step begins: at 0, or at the step of the checkpoint that it goes on from."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        """Keep whom to call."""
+        self.go_on = go_on
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The state is loaded, and what the Trainer sums up stands at 0."""
+        self.go_on()
 
 
 class AverageCallback(TrainerCallback):
@@ -63,22 +79,29 @@ class DevHistory:
     points: list[DevPoint] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path, *, up_to_step: int) -> DevHistory:
-        """What a run knew when it had done `up_to_step` steps."""
+    def read(cls, path: Path, *, up_to_step: int | None = None) -> DevHistory:
+        """What a run knew when it had done `up_to_step` steps; all that is there where None."""
         points = []
         if path.exists():
             points = [DevPoint(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        return cls(path, [point for point in points if point.step <= up_to_step])
+        return cls(path, [point for point in points if up_to_step is None or point.step <= up_to_step])
 
     def add(self, point: DevPoint) -> None:
-        """Remember a point, on disk at once."""
-        self.points.append(point)
+        """Remember a point, on disk at once; one of the same step, of a start that was cut off, makes room for it."""
+        self.points = [p for p in self.points if p.step != point.step] + [point]
+        if not processes.is_first():
+            return
         write_text(self.path, "".join(json.dumps(vars(p)) + "\n" for p in self.points))
 
     def best(self) -> DevPoint | None:
         """The point of the lowest log-loss after at least one step; the earlier one on a tie."""
         trained = [point for point in self.points if point.step > 0]
         return min(trained, key=lambda point: point.log_loss, default=None)
+
+    def best_step(self, step: int) -> int | None:
+        """The step of the point that was the best one when `step` had been done; None before the first."""
+        best = DevHistory(self.path, [point for point in self.points if point.step <= step]).best()
+        return None if best is None else best.step
 
     def since_best(self) -> int:
         """How many points came after the best one."""

@@ -11,12 +11,25 @@ from typing import Any
 from rewardsmith.config import TrainSettings
 from rewardsmith.errors import OutputError
 from rewardsmith.manifest import FILE_NAME, Manifest, without_paths
+from rewardsmith.model import processes
 from rewardsmith.model.artefact import WEIGHTS
-from rewardsmith.model.trainer import complete_checkpoints, remove_incomplete
+from rewardsmith.model.callbacks import DEV_HISTORY, DevHistory
+from rewardsmith.model.checkpoints import last_good, processes_of
 from rewardsmith.storage import file_sha256, folder_lock
 
 # Settings that say where and how fast, not what.
 _NOT_IDENTITY = {"out", "device", "threads", "cache", "model", "data", "dev_data", "eval_data"}
+# Likewise of [trainer]: how batches are made ready, what is kept and what is shown.
+_NOT_IDENTITY_OF_TRAINER = {
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "ddp_timeout",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "save_total_limit",
+}
 
 Say = Callable[[str], None]
 
@@ -29,7 +42,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     """
     if out.is_file():
         raise OutputError("a folder for --out", f"the file {out.name}", "Choose another --out.")
-    if not out.is_dir() or not any(path.name != ".lock" for path in out.iterdir()):
+    if not out.is_dir() or all(path.name == ".lock" or _is_leftover(path) for path in out.iterdir()):
         return
     found = Manifest.read(out / FILE_NAME)
     if found is None:
@@ -47,8 +60,11 @@ def check_out(out: Path, overwrite: bool) -> None:
 def run_identity(settings: TrainSettings, data_hashes: Mapping[str, str], model: str) -> dict[str, Any]:
     """What makes two commands the same run: settings and content, not places."""
     weights = Path(model) / WEIGHTS
+    values = {k: v for k, v in settings.model_dump().items() if k not in _NOT_IDENTITY}
+    if "trainer" in values:
+        values["trainer"] = {k: v for k, v in values["trainer"].items() if k not in _NOT_IDENTITY_OF_TRAINER}
     return {
-        "settings": without_paths({k: v for k, v in settings.model_dump().items() if k not in _NOT_IDENTITY}),
+        "settings": without_paths(values),
         "data": dict(data_hashes),
         "model": file_sha256(weights) if weights.is_file() else Path(model).name,
     }
@@ -67,11 +83,15 @@ def run_folder(out: Path, identity: dict[str, Any], *, overwrite: bool, say: Say
     except OSError as error:
         raise OutputError(f"to create {out}", error.strerror or str(error), "Choose another --out.") from error
     with folder_lock(out):
+        for path in [*out.glob(".*"), *out.glob("checkpoints/.*")]:
+            if _is_leftover(path):
+                _remove(path)
         found = None if fresh else Manifest.read(out / FILE_NAME)
         if found is not None and overwrite:
-            for path in out.iterdir():
+            # The manifest last: without it the folder would be nobody's, and a kill in between could not be mended.
+            for path in sorted(out.iterdir(), key=lambda path: path.name == FILE_NAME):
                 if path.name != ".lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    _remove(path)
             found = None
         if found is None:
             yield None
@@ -83,12 +103,24 @@ def run_folder(out: Path, identity: dict[str, Any], *, overwrite: bool, say: Say
                 "Choose another --out, or --overwrite to delete that run.",
             )
         checkpoints = out / "checkpoints"
-        for name in remove_incomplete(checkpoints):
-            say(f"warning: {name} is incomplete and was removed")
-        whole = complete_checkpoints(checkpoints)
-        if whole:
-            say(f"going on from {whole[-1].name}")
-        yield whole[-1] if whole else None
+        history = DevHistory.read(checkpoints / DEV_HISTORY)
+        start = last_good(checkpoints, say, best_at=history.best_step)
+        if start is not None:
+            say(f"going on from {start.name}")
+            if (made_by := processes_of(start)) != processes.count():
+                say(
+                    f"warning: {start.name} is of {made_by} processes and goes on with {processes.count()}: the order of the data stays, dropout differs"
+                )
+        yield start
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a name is one under which `storage` makes a file or folder: a kill left it behind."""
+    return path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _differences(old: Any, new: dict[str, Any]) -> list[str]:

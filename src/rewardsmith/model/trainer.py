@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 
 from rewardsmith.errors import OutputError
+from rewardsmith.model import processes
 from rewardsmith.model.batching import Batch, training_order
 from rewardsmith.model.batching_choice import BatchingChoice
+from rewardsmith.model.callbacks import ContinueCallback
+from rewardsmith.model.checkpoints import COMPLETE as COMPLETE
+from rewardsmith.model.checkpoints import STAGING, publish, rotate, seal
+from rewardsmith.model.checkpoints import complete_checkpoints as complete_checkpoints
 from rewardsmith.model.examples import ExampleCollator, ExampleRows, ExampleTable, Part
 from rewardsmith.model.guards import GradientGuard, StuckGuard, check_finite
 from rewardsmith.model.losses import Objective, batch_loss
@@ -27,7 +34,8 @@ from rewardsmith.model.optimiser import Rates, parameter_groups
 from rewardsmith.model.packing import PackedBatch
 from rewardsmith.storage import write_json
 
-COMPLETE = "complete.json"
+PROGRESS = "progress.json"
+"""In a checkpoint: what was summed up since the last log line."""
 
 
 class ExampleSampler(Sampler[int]):
@@ -60,10 +68,14 @@ class ExampleSampler(Sampler[int]):
 class StepStatistics:
     """Sums over the steps since the last log line."""
 
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.comparisons = self.answers = 0
-        self.correct = self.margin = self.total = self.squares = 0.0
+    def __init__(self, sums: Sequence[float] = (0,) * 6) -> None:
+        """Start at zero, or where `sums` left off."""
+        self.comparisons, self.answers, self.correct, self.margin, self.total, self.squares = sums
+
+    def sums(self) -> list[float]:
+        """All six of them, over all processes."""
+        own = [self.comparisons, self.answers, self.correct, self.margin, self.total, self.squares]
+        return processes.sums(own)
 
     def add(self, scores: Tensor, margins: Tensor) -> None:
         """Add a batch: its scores (N,) and its margins (m,), better minus worse of every comparison."""
@@ -83,6 +95,31 @@ class StepStatistics:
         if self.comparisons:
             means |= {"accuracy": self.correct / self.comparisons, "margin": self.margin / self.comparisons}
         return means
+
+
+@dataclass(frozen=True)
+class ShareCollator:
+    """Row numbers of a whole step -> the batch of one process's share of them, weighted so that the mean over the processes is the mean over the step.
+
+    A process for which the last, short step has nothing reads its first example with a weight of 0: the others wait for its gradient.
+
+    Args:
+        collator: makes the batch.
+        rank: of the process.
+        ranks: how many there are.
+    """
+
+    collator: ExampleCollator
+    rank: int
+    ranks: int
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, list[Part]]:
+        """The batch."""
+        step = np.asarray(rows, dtype=np.int64)
+        mine = processes.share_of(step, rank=self.rank, ranks=self.ranks)
+        factor = self.ranks * len(mine) / len(step)
+        parts = self.collator((mine if len(mine) else step[:1]).tolist())["parts"]
+        return {"parts": [replace(part, weight=part.weight * factor) for part in parts]}
 
 
 class PreferenceTrainer(Trainer):
@@ -116,14 +153,18 @@ class PreferenceTrainer(Trainer):
         self.network, self.table, self.objective, self.dtype_name, self.rates = network, table, objective, dtype, rates
         self.average, self.collator = average, collator
         self._margins: list[Tensor] = []  # of the parts of the step that is going on
+        self._staging: Path | None = None  # where a checkpoint is being made
+        self._progress: dict[str, Any] = {}  # of the checkpoint that was loaded
         route(network)
         self.statistics, self.gradient_guard, self.stuck_guard = StepStatistics(), GradientGuard(), StuckGuard()
         super().__init__(
             model=network.model,
             args=args,
             train_dataset=ExampleRows(table),
-            data_collator=collator,
-            callbacks=callbacks,
+            data_collator=collator
+            if args.world_size == 1
+            else ShareCollator(collator, args.process_index, args.world_size),
+            callbacks=[ContinueCallback(self._continue), *callbacks],
         )
         # The batch loss is a mean over examples: the Trainer divides it by the accumulated steps.
         self.model_accepts_loss_kwargs = False
@@ -138,6 +179,24 @@ class PreferenceTrainer(Trainer):
             ranks=self.args.world_size,
         )
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Every process goes through the same whole steps and reads its share of each: none is repeated to fill up the last one, none left out."""
+        loader = self._get_dataloader(
+            self.train_dataset,
+            "Training",
+            self._train_batch_size * self.args.world_size,
+            self._get_train_sampler,
+            is_training=True,
+        )
+        if self.args.world_size > 1:
+            # accelerate would deal whole steps to the processes in turn, and fill up the last one with the first examples.
+            steps = loader.batch_sampler
+            steps.num_processes, steps.process_index, steps.even_batches = 1, 0, False
+        if self.args.dataloader_persistent_workers:
+            # A loader whose workers stay draws their seed once, one that is made anew after a resume again: not from dropout's generator.
+            loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one batch, part by part: its gradient is that of the whole, its memory that of the largest part."""
         parts: list[Part] = inputs["parts"]
@@ -147,8 +206,16 @@ class PreferenceTrainer(Trainer):
             waits = contextlib.nullcontext() if part is parts[-1] else self.accelerator.no_sync(model)
             with waits:
                 losses.append(super().training_step(model, {"part": part}, num_items_in_batch))
-        self.stuck_guard.after_step(torch.cat(self._margins), step=self.state.global_step + 1)
+        self.stuck_guard.after_step(self._all_margins(), step=self.state.global_step + 1)
         return torch.stack(losses).sum()
+
+    def _all_margins(self) -> Tensor:
+        """The margins of the step; of several processes one number that is 0 where all margins of all of them are."""
+        margins = torch.cat(self._margins or [torch.zeros(0)])
+        if self.args.world_size == 1:
+            return margins
+        found, moved = processes.sums([len(margins), int((margins != 0).sum())])
+        return torch.full((int(found > 0),), float(moved > 0))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -165,8 +232,9 @@ class PreferenceTrainer(Trainer):
         check_finite(loss.detach(), outputs.detach(), part.labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
         scores = self.objective.score(outputs.detach())  # (N, A) -> (N,)
         margins = scores[part.better[:, 0]] - scores[part.better[:, 1]]
-        self._margins.append(margins)
-        self.statistics.add(scores, margins)
+        if part.weight:
+            self._margins.append(margins)
+            self.statistics.add(scores, margins)
         return (loss, {"scores": scores}) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -176,9 +244,14 @@ class PreferenceTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add accuracy, margin and the spread of the scores to the Trainer's own line."""
-        if self.statistics.answers:
-            logs |= self.statistics.means()
+        summed = StepStatistics(self.statistics.sums())
+        if summed.answers:
+            logs |= summed.means()
             self.statistics = StepStatistics()
+        if (
+            "train_loss" in logs
+        ):  # the Trainer's own is a sum over the run divided by the steps since it was last started
+            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -191,10 +264,27 @@ class PreferenceTrainer(Trainer):
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The Trainer's own, and the average of the weights with it."""
+        """The Trainer's own, and with it the average of the weights and what stood between two log lines."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint))
+        self._progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
+
+    def _continue(self) -> None:
+        """Right before the first step of a start: log lines go on as if there had been no other."""
+        if self.state.global_step:
+            self._tr_loss.fill_(self._progress["loss"])
+            self._total_loss_scalar = self._progress["loss_before"]
+            self._globalstep_last_logged = self._progress["last_logged"]
+            self.statistics = (
+                StepStatistics(self._progress["sums"]) if self.args.process_index == 0 else StepStatistics()
+            )
+        elif self.args.world_size > 1:
+            # With the same seed in all of them, the processes would drop the same places of different texts.
+            torch.manual_seed(self.args.seed + self.args.process_index)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(super()._get_output_dir(trial) if self._staging is None else self._staging)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The backbone's weights that are not trained are those of the source: a checkpoint leaves them out."""
@@ -206,24 +296,42 @@ class PreferenceTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        """Made beside the others, sealed, given its name; only then are older ones removed. At every moment the last good one is there."""
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        self._staging = folder / STAGING
         try:
-            super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            processes.wait()
+            # It also removes what is too old, but finds nothing of that kind here.
+            super()._save_checkpoint(model, trial)
+            progress = {
+                "loss": processes.mean(float(self._tr_loss)),
+                "loss_before": self._total_loss_scalar,
+                "last_logged": self._globalstep_last_logged,
+                "sums": self.statistics.sums(),  # which all processes come to when they have written their generators
+            }
+            if self.args.should_save:
+                made = self._staging / f"checkpoint-{step}"
                 if self.average is not None:
-                    self.average.save(folder)
-                write_json(folder / COMPLETE, {"step": self.state.global_step})
+                    self.average.save(made)
+                write_json(made / PROGRESS, progress)
+                seal(made, step, processes=self.args.world_size)
+                publish(made, folder / made.name)
+                best = self.state.best_global_step
+                rotate(folder, self.args.save_total_limit, keep=[] if best is None else [best])
         except (OSError, SafetensorError, RuntimeError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if processes.is_loss(error):
+                raise
             raise OutputError(
-                f"room to write {folder.name}",
+                f"room to write checkpoint-{step}",
                 str(error),
                 "Free some disk space and run the same command again: it goes on from the last good checkpoint.",
             ) from error
-        except BaseException:  # Ctrl-C in the middle of a save: half a checkpoint is none
-            if not (folder / COMPLETE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+        finally:  # also at Ctrl-C in the middle of a save: half a checkpoint is none
+            if self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging = None
 
 
 def route(network: Network) -> None:
@@ -239,17 +347,3 @@ def route(network: Network) -> None:
 def unroute(network: Network) -> None:
     """The model as its class made it."""
     vars(network.model).pop("forward", None)
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def remove_incomplete(folder: Path) -> list[str]:
-    """Delete half-written checkpoints (of a killed run); returns their names."""
-    broken = [path for path in folder.glob("checkpoint-*") if not (path / COMPLETE).is_file()]
-    for path in broken:
-        shutil.rmtree(path)
-    return [path.name for path in broken]

@@ -38,12 +38,25 @@ _OURS = {
 }
 
 
+# What shards a model over processes, by its name in TrainingArguments and by how `accelerate launch` asks for it.
+_SHARDED = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
+_SHARDED_BY_LAUNCHER = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG")
+
+
 def check_trainer_table(settings: TrainSettings) -> list[str]:
     """Refuse unknown names and names that rewardsmith owns; return a sentence for each twin that wins.
 
     Raises:
         SettingsError: naming the key and what to set instead.
     """
+    sharded = [f"trainer.{name}" for name in _SHARDED if settings.trainer.get(name)]
+    sharded += [name for name in _SHARDED_BY_LAUNCHER if os.environ.get(name, "").lower() in ("1", "true", "yes")]
+    if sharded:
+        raise SettingsError(
+            "processes that each hold the whole model (DDP)",
+            f"{sharded[0]}, which shards it",
+            "Leave it out; what does not fit one device trains with lora, freeze or trainer.gradient_checkpointing.",
+        )
     known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
     for name in settings.trainer:
         if name in _OURS:
@@ -85,10 +98,16 @@ def build_arguments(
     accumulation = int(settings.trainer.get("gradient_accumulation_steps", 1))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     visible = torch.cuda.device_count() if device.type == "cuda" and processes == 1 else 1
-    parts = accumulation * processes * max(1, visible)
+    if visible > 1:
+        raise SettingsError(
+            "one process for each GPU",
+            f"one process that sees {visible} GPUs",
+            f"Start it with torchrun --nproc-per-node {visible} -m rewardsmith ..., or let it see one: CUDA_VISIBLE_DEVICES=0.",
+        )
+    parts = accumulation * processes
     if settings.batch_size % parts:
         raise SettingsError(
-            f"a batch_size that divides by {parts} ({accumulation} accumulation steps x {processes * max(1, visible)} devices)",
+            f"a batch_size that divides by {parts} ({accumulation} accumulation steps x {processes} processes)",
             f"batch_size = {settings.batch_size}",
             "Change batch_size or trainer.gradient_accumulation_steps.",
         )
@@ -112,6 +131,8 @@ def build_arguments(
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": device.type == "cuda",
+        # It would wait for the others at every forward pass, and for one step processes may need different numbers of them.
+        "ddp_broadcast_buffers": False,
         # A NaN must reach the guard, not be averaged away.
         "logging_nan_inf_filter": False,
     }

@@ -22,18 +22,19 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from rewardsmith import metrics
 from rewardsmith.config import DEFAULT_TEMPLATE, TrainSettings
-from rewardsmith.data import io
+from rewardsmith.data import io, row_hashes
 from rewardsmith.data.examples import Example
 from rewardsmith.data.faults import COLLAPSED, OVER_LENGTH
 from rewardsmith.data.schema import prompt_key
 from rewardsmith.data.split import sample_by_prompt
 from rewardsmith.errors import DataError, SettingsError
-from rewardsmith.manifest import FILE_NAME, Manifest
-from rewardsmith.model import artefact
+from rewardsmith.manifest import FILE_NAME, Manifest, plain_command, timed
+from rewardsmith.model import artefact, processes
 from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
 from rewardsmith.model.batching_choice import BatchingChoice, choose_batching
 from rewardsmith.model.callbacks import (
+    DEV_HISTORY,
     AverageCallback,
     DevHistory,
     DevPoint,
@@ -42,6 +43,7 @@ from rewardsmith.model.callbacks import (
     SelectionCallback,
 )
 from rewardsmith.model.card import model_card
+from rewardsmith.model.checkpoints import step_of
 from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
 from rewardsmith.model.feature_cache import FeatureReader
@@ -64,6 +66,7 @@ from rewardsmith.model.optimiser import OBJECTIVE, Rates
 from rewardsmith.model.padding import give_pad_token
 from rewardsmith.model.pooling import reads_left_to_right
 from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
+from rewardsmith.model.provenance import base_files, device_facts, device_memory
 from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding, with_end_token
 from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
 from rewardsmith.model.saving import measure_saving
@@ -74,7 +77,7 @@ from rewardsmith.model.trainer import PreferenceTrainer, unroute
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table, with_twins
 from rewardsmith.model.training_data import TrainingData, is_made, read_data
 from rewardsmith.stats import Estimate, Floats, cluster_codes
-from rewardsmith.storage import write_json, write_text
+from rewardsmith.storage import file_sha256, text_sha256, write_json, write_text
 
 # Training pairs whose scores at the end give the normaliser and the training accuracy.
 _TRAIN_SAMPLE = 500
@@ -102,6 +105,8 @@ class Trained:
         data: what was trained on.
         train_accuracy: of the kept model on a sample of the training pairs, float32; None if all of them are labelled ties.
         facts: counts, choices and timings for the report.
+        timings: seconds by part of the work; whoever goes on adds to it (see `manifest.timed`).
+        device: that it ran on.
     """
 
     manifest: Manifest
@@ -112,6 +117,8 @@ class Trained:
     data: TrainingData
     train_accuracy: Estimate | None
     facts: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
 
 
 def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
@@ -124,7 +131,7 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
     notes = check_trainer_table(settings)
     device = choose_device(settings.device)
     choose_precision(settings.precision, device, "")
-    build_arguments(settings, Path(settings.out) / "checkpoints", precision="float32", device=torch.device("cpu"))
+    build_arguments(settings, Path(settings.out) / "checkpoints", precision="float32", device=device)
     _check_swap(settings)
     check_head(settings)
     if settings.patience and settings.trainer.get("save_strategy") == "no":
@@ -137,7 +144,8 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
         raise SettingsError("a dev part for patience", "dev_share = 0 and no dev_data", "Give one, or no patience.")
     if settings.dev_data and settings.dev_share != TrainSettings.model_fields["dev_share"].default:
         raise SettingsError("dev_data or dev_share", "both", "Remove one of them.")
-    check_out(Path(settings.out), overwrite)
+    if processes.is_first():
+        check_out(Path(settings.out), overwrite)
     return notes
 
 
@@ -157,9 +165,18 @@ def _check_swap(settings: TrainSettings) -> None:
 
 @contextlib.contextmanager
 def training_run(
-    settings: TrainSettings, *, overwrite: bool, command: Sequence[str], console: Console
-) -> Iterator[Trained]:
+    settings: TrainSettings, *, overwrite: bool, command: Sequence[str], console: Console, day: str | None = None
+) -> Iterator[Trained | None]:
     """Train a reward model and save it; the block judges it while the run folder is still held, and closes the manifest when all is well.
+
+    Of several processes only the first gets something to judge: the others take part in the steps, write nothing, and get None.
+
+    Args:
+        settings: of the run.
+        overwrite: delete a run that stands in `out`.
+        command: the words of the command line.
+        console: where progress goes.
+        day: that a chat template which writes the date is to read, of a run that is to be repeated; that of the first start where None.
 
     Raises:
         RewardsmithError: of the kind that says what was wrong; the last good checkpoint is kept.
@@ -168,33 +185,60 @@ def training_run(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
+    if not processes.is_first():
+        console = Console(quiet=True)
+    processes.join(choose_device(settings.device), seconds=float(settings.trainer.get("ddp_timeout", 1800)))
     for note in check_settings(settings, overwrite=overwrite):
         say(note)
     settings = with_twins(settings)
     prepare_process(threads=settings.threads, seed=settings.seed)
-    data = read_data(settings)
+    timings: dict[str, float] = {}
+    with timed(timings, "reading"):
+        data = read_data(settings)
     for note in data.notes:
         say(note)
     out, source = Path(settings.out), source_folder(settings.model)
     device = choose_device(settings.device)
-    prepared = _prepare(settings, data, source, device, say, overwrite=overwrite)
+    prepared = _prepare(settings, data, source, device, say, timings, overwrite=overwrite, day=day)
     identity = run_identity(
         settings, {n: facts["sha256"] for n, facts in data.facts.items() if "sha256" in facts}, source
     )
+    if not processes.is_first():
+        with processes.losing_none():
+            _fit(settings, data, prepared, out, None, processes.share(None), console, say, timings)
+        yield None
+        return
     with run_folder(out, identity, overwrite=overwrite, say=say) as resume_from:
         manifest = Manifest.open(
             out / FILE_NAME,
             verb="train",
             settings=settings.model_dump(),
-            command=[Path(word).name if "/" in word else word for word in command],
+            command=plain_command(command),
             identity=identity,
+            base={
+                "source": Path(settings.model).name,
+                "files": base_files(source, known=_known_hash(identity)),
+            },
             data=data.facts,
             dropped=data.dropped.as_dict(),
-            device={"type": device.type, "threads": torch.get_num_threads()},
+            seeds={"head, split and order": settings.seed, "intervals": settings.seed},
+            device=device_facts(device),
+            resumed_from=None if resume_from is None else resume_from.name,
+            timings=timings,
             **prepared.facts,
         )
+        row_hashes.write(data.rows, out / row_hashes.FILE_NAME)
         with manifest.until_closed():
-            yield _fit(settings, data, prepared, out, manifest, resume_from, console, say)
+            with processes.losing_none():
+                trained = _fit(
+                    settings, data, prepared, out, manifest, processes.share(resume_from), console, say, timings
+                )
+            yield trained
+
+
+def _known_hash(identity: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of the weights that an identity holds already; none where it has but the model's name."""
+    return {artefact.WEIGHTS: identity["model"]} if len(identity["model"]) == 64 else {}
 
 
 @dataclass
@@ -214,13 +258,22 @@ class _Prepared:
 
 
 def _prepare(
-    settings: TrainSettings, data: TrainingData, source: str, device: torch.device, say: Say, *, overwrite: bool
+    settings: TrainSettings,
+    data: TrainingData,
+    source: str,
+    device: torch.device,
+    say: Say,
+    timings: dict[str, float],
+    *,
+    overwrite: bool,
+    day: str | None,
 ) -> _Prepared:
     config = read_config(source)
     precision = choose_precision(settings.precision, device, str(config.get("model_type")))
     tokenizer = load_tokenizer(source)
-    spec, notes = _render_spec(settings, source, tokenizer, config, overwrite=overwrite)
-    network = build_network(source, pooling=settings.pooling, seed=settings.seed, dropout=settings.dropout)
+    spec, notes = _render_spec(settings, source, tokenizer, config, overwrite=overwrite, day=day)
+    with timed(timings, "loading"):
+        network = build_network(source, pooling=settings.pooling, seed=settings.seed, dropout=settings.dropout)
     capacity = position_capacity(network.model)
     if capacity is not None and spec.max_length > capacity:
         notes.append(f"max_length {spec.max_length} -> {capacity}: the model has no more positions")
@@ -233,12 +286,14 @@ def _prepare(
     notes += choose_trained(network, settings, pins_level=objective.pins_level)
     renderer = Renderer(tokenizer, spec)
     cache = default_folder() if settings.cache else None
-    table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
+    with timed(timings, "tokenising"):
+        table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
     table, data.train = _drop_unlearnable(table, data, spec, settings)
     batching = _choose_batching(network, table, settings, device)
     if spec.truncation == "error":  # a fault of the eval texts must not wait for the end of the run
         renderer.encode([text for pair in data.eval for text in (pair.chosen_pair, pair.rejected_pair)])
-    dev_table = example_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
+    with timed(timings, "tokenising"):
+        dev_table = example_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
     if offset.any():
         for one in (table, dev_table):
             if one is not None:
@@ -280,6 +335,7 @@ def _prepare(
             "trained_parameters": sum(p.numel() for p in network.model.parameters() if p.requires_grad),
         },
         "render": spec.as_dict(),
+        "template_sha256": text_sha256(str(tokenizer.chat_template) if spec.encoding == "chat" else spec.template),
         "precision": {"name": precision.name, "reason": precision.reason},
         "batching": {"name": batching.name, "reason": batching.reason},
         "label_columns": used,
@@ -289,6 +345,11 @@ def _prepare(
             f"dev_{kind}": len(data.dev),
             "eval_pairs": len(data.eval),
             f"train_{kind}_cut": int(table.over_length().sum()),
+            "train_texts": len(table.tokens),
+            "train_texts_cut": {
+                "prompt": int((table.tokens.prompt_cut > 0).sum()),
+                "answer": int((table.tokens.answer_cut > 0).sum()),
+            },
             "special_strings": int(table.tokens.special_strings.sum()),
             "train_tokens": int(table.tokens.lengths.sum()),
             "train_tokens_read": int(table.costs(share=batching.share).sum()),
@@ -319,7 +380,13 @@ def _choose_batching(
 
 
 def _render_spec(
-    settings: TrainSettings, source: str, tokenizer: Any, config: Mapping[str, Any], *, overwrite: bool
+    settings: TrainSettings,
+    source: str,
+    tokenizer: Any,
+    config: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    day: str | None,
 ) -> tuple[RenderSpec, list[str]]:
     """The spec of the settings; a reward model that goes on keeps the contract it was trained under."""
     contract_file = Path(source) / artefact.CONTRACT
@@ -328,7 +395,7 @@ def _render_spec(
         return spec, ["template, encoding, max_length and truncation are those of the reward model that goes on"]
     encoding, reason = resolve_encoding(settings.encoding, tokenizer)
     notes = [f"encoding: {encoding} ({reason})"]
-    template, day = settings.template, None
+    template, pinned = settings.template, None
     if encoding == "text" and template == DEFAULT_TEMPLATE and reads_left_to_right(str(config.get("model_type"))):
         template = with_end_token(template, tokenizer)
     if template != settings.template:
@@ -337,11 +404,11 @@ def _render_spec(
         # A run that goes on reads the day of its first start, not today.
         earlier = None if overwrite else Manifest.read(Path(settings.out) / FILE_NAME)
         render = {} if earlier is None else earlier.document.get("render", {})
-        today = date.fromisoformat(render["date"]) if render.get("date") else date.today()
-        day = pinned_date(tokenizer, today)
-    if day is not None:
-        notes.append(f"date: the chat template writes today's date; it is pinned to {day} for this model")
-    return RenderSpec(encoding, template, settings.max_length, settings.truncation, date=day), notes
+        first = day or render.get("date")
+        pinned = pinned_date(tokenizer, date.fromisoformat(first) if first else date.today())
+    if pinned is not None:
+        notes.append(f"date: the chat template writes today's date; it is pinned to {pinned} for this model")
+    return RenderSpec(encoding, template, settings.max_length, settings.truncation, date=pinned), notes
 
 
 def _columns(counts: dict[str, int]) -> str:
@@ -380,11 +447,12 @@ def _fit(
     data: TrainingData,
     prepared: _Prepared,
     out: Path,
-    manifest: Manifest,
+    manifest: Manifest | None,
     resume_from: Path | None,
     console: Console,
     say: Say,
-) -> Trained:
+    timings: dict[str, float],
+) -> Trained | None:
     network, checkpoints = prepared.network, out / "checkpoints"
     pad_id, with_types = prepared.renderer.tokenizer.pad_token_id or 0, prepared.renderer.uses_types
     # What the loss learns is a part of the model while it trains: optimiser, checkpoints and devices then know it.
@@ -418,17 +486,23 @@ def _fit(
             say(f"warning: accuracy {start.accuracy:.2f} before the first step: do the texts give the labels away?")
 
     measure = "squared error" if isinstance(prepared.objective, SquaredError) else "log-loss"
-    history = DevHistory.read(checkpoints / "dev.jsonl", up_to_step=_step_of(resume_from))
+    history = DevHistory.read(checkpoints / DEV_HISTORY, up_to_step=step_of(resume_from))
     selection = None
     if learner.dev_table is not None:
         selection = SelectionCallback(
             history, score_dev, say, at_start=warn_of_leak, patience=settings.patience, measure=measure
         )
-    if settings.head.solver == "lbfgs":
-        assert isinstance(learner, HeadLearner) and isinstance(prepared.objective, PairObjective)
-        learned = solve_on_features(learner, prepared.objective, data.train, data.dev, settings, selection, say=say)
-    else:
-        learned = _take_steps(settings, prepared, learner, checkpoints, average, selection, resume_from, console, say)
+    with timed(timings, "training"):
+        if settings.head.solver == "lbfgs":
+            assert isinstance(learner, HeadLearner) and isinstance(prepared.objective, PairObjective)
+            learned = solve_on_features(learner, prepared.objective, data.train, data.dev, settings, selection, say=say)
+        else:
+            learned = _take_steps(
+                settings, prepared, learner, checkpoints, average, selection, resume_from, console, say
+            )
+    processes.leave()
+    if manifest is None:
+        return None
     objective_facts, attributes = _take_out_objective(settings, prepared)
     for name, value in objective_facts.items():
         say(f"learned with the loss: {name} = {value}")
@@ -445,6 +519,7 @@ def _fit(
         "steps": learned.steps,
         "train_seconds": round(learned.seconds, 1),
         "pairs_per_second": round(learned.pairs_per_second, 2),
+        "tokens_per_second": _tokens_per_second(learner, learned, prepared),
         "dev_precision": prepared.precision.name,
         "stopped_early": learned.stopped_early,
         "learned": objective_facts,
@@ -464,26 +539,41 @@ def _fit(
         say(
             f"adapter: {out / 'adapter'}; merged into the model: scores differ by at most {facts['merge_difference']:.1e}"
         )
-    manifest.note(training=facts, dev_points=[vars(point) for point in history.points])
+    manifest.note(training=facts, dev_points=[vars(point) for point in history.points], timings=timings)
     folder = out / "model"
-    artefact.save(
-        network,
-        prepared.renderer,
-        folder,
-        training_dtype=prepared.precision.name,
-        manifest=manifest.document,
-        normaliser=normaliser,
-        objective={"loss": settings.loss.name, **objective_facts},
-        attributes=attributes,
-        card=model_card(manifest.document),
-    )
+    with timed(timings, "saving"):
+        artefact.save(
+            network,
+            prepared.renderer,
+            folder,
+            training_dtype=prepared.precision.name,
+            manifest=manifest.document,
+            normaliser=normaliser,
+            objective={"loss": settings.loss.name, **objective_facts},
+            attributes=attributes,
+            card=model_card(manifest.document),
+        )
     say(f"saved and proven: {folder}")
     train_accuracy = _sample_accuracy(sample, sample_table, sample_scores)
-    return Trained(manifest, folder, learned.history, history.points, learned.kept_step, data, train_accuracy, facts)
+    return Trained(
+        manifest,
+        folder,
+        learned.history,
+        history.points,
+        learned.kept_step,
+        data,
+        train_accuracy,
+        facts,
+        timings,
+        prepared.device,
+    )
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+def _tokens_per_second(learner: Learner, learned: Learned, prepared: _Prepared) -> float | None:
+    """Tokens that the network read a second, by the mean of an example; None where a head was trained on features that were read before."""
+    if isinstance(learner, HeadLearner):
+        return None
+    return round(learned.pairs_per_second * prepared.facts["counts"]["train_tokens_read"] / len(prepared.table), 1)
 
 
 def _take_steps(
@@ -532,15 +622,23 @@ def _take_steps(
         # accelerate leaves its autocast around the model's forward: a score taken through it would be bf16 and say float32.
         trainer.accelerator.unwrap_model(learner.network.model, keep_fp32_wrapper=False)
         unroute(learner.network)
+    seconds = float(trained_for.get("train_runtime", 0.0))
     return Learned(
         history=trainer.state.log_history,
         kept_step=_load_kept(trainer, selection, checkpoints, say),
         steps=trainer.state.global_step,
-        seconds=float(trained_for.get("train_runtime", 0.0)),
-        pairs_per_second=float(trained_for.get("train_samples_per_second", 0.0)),
+        seconds=seconds,
+        pairs_per_second=_examples_taken(trainer, resume_from) / seconds if seconds else 0.0,
         stopped_early=trainer.state.global_step < trainer.state.max_steps,
         facts=facts,
     )
+
+
+def _examples_taken(trainer: PreferenceTrainer, resume_from: Path | None) -> float:
+    """Examples of the steps since this start. The Trainer's own speed counts all epochs, also those of an earlier start or after an early stop."""
+    state = trainer.state
+    since = (state.global_step - step_of(resume_from)) / max(1, state.global_step)
+    return since * float(state.epoch or 0.0) * len(trainer.train_dataset)
 
 
 def _train(trainer: PreferenceTrainer, selection: SelectionCallback | None, resume_from: Path | None) -> dict[str, Any]:
@@ -549,7 +647,9 @@ def _train(trainer: PreferenceTrainer, selection: SelectionCallback | None, resu
         return trainer.train().metrics
     trainer._load_from_checkpoint(str(resume_from))
     trainer.state = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
-    if selection is not None and selection.is_over(trainer.state):
+    over = selection is not None and selection.is_over(trainer.state)
+    # After its last step the Trainer would take another one where that is not the end of an epoch.
+    if over or trainer.state.global_step >= trainer.state.max_steps:
         return {}
     return trainer.train(resume_from_checkpoint=str(resume_from)).metrics
 
@@ -570,14 +670,18 @@ def dev_numbers(
     The accuracy is 0.5 where the labels compare nothing.
     """
     outputs = torch.from_numpy(
-        head_outputs(
-            network,
+        processes.read_in_shares(
             table.tokens,
-            pad_id=pad_id,
-            with_types=with_types,
-            device=device,
-            precision=precision,
-            batching=batching,
+            lambda tokens: head_outputs(
+                network,
+                tokens,
+                pad_id=pad_id,
+                with_types=with_types,
+                device=device,
+                precision=precision,
+                batching=batching,
+            ),
+            width=network.head_module.out_features,
         )
     )
     with torch.inference_mode():
@@ -609,7 +713,14 @@ def _take_out_objective(settings: TrainSettings, prepared: _Prepared) -> tuple[d
 
 def finish(trained: Trained, metrics_of_parts: dict[str, Any]) -> None:
     """Close the manifest, and bring the copy in the model folder and the card made from it up to date."""
-    trained.manifest.close("finished", metrics=metrics_of_parts)
+    weights = file_sha256(trained.model_folder / artefact.WEIGHTS)
+    trained.manifest.close(
+        "finished",
+        metrics=metrics_of_parts,
+        timings=trained.timings,
+        weights_sha256=weights,
+        peak_memory=device_memory(trained.device),
+    )
     document = trained.manifest.document
     write_json(trained.model_folder / FILE_NAME, document)
     write_text(trained.model_folder / "README.md", model_card(document))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rewardsmith.config import TrainSettings
@@ -12,6 +12,7 @@ from rewardsmith.data.examples import Example, Kind, example_fault, examples_of,
 from rewardsmith.data.faults import EMPTY, Dropped, drop_faults
 from rewardsmith.data.pairing import equal_rating_pairs
 from rewardsmith.data.prompt_swap import ExtraKind, swapped_pairs
+from rewardsmith.data.row_hashes import RowHashes
 from rewardsmith.data.schema import Group, Preference
 from rewardsmith.data.split import apart, split_by_prompt
 from rewardsmith.errors import DataError
@@ -29,6 +30,7 @@ class TrainingData:
         dropped: training examples left out, by reason.
         facts: counts and hashes of each source.
         notes: what is to be printed.
+        rows: a hash of every row of each source, as it was read.
     """
 
     train: list[Example]
@@ -37,6 +39,7 @@ class TrainingData:
     dropped: Dropped
     facts: dict[str, Any]
     notes: list[str]
+    rows: dict[str, RowHashes] = field(default_factory=dict)
 
     @property
     def dev_pairs(self) -> list[Preference]:
@@ -52,20 +55,21 @@ def read_data(settings: TrainSettings) -> TrainingData:
         SettingsError: if the loss does not read what is set.
     """
     facts: dict[str, Any] = {}
+    rows: dict[str, RowHashes] = {}
     kind = LOSSES[settings.loss.name]
-    everything = _read_examples(settings, settings.data, "data", kind.data, facts)
+    everything = _read_examples(settings, settings.data, "data", kind.data, facts, rows)
     kept, dropped = drop_faults(everything, example_fault)
     dropped.check(settings.max_dropped_share)
     dev: list[Example] = []
     if settings.dev_data:
-        dev = _read_examples(settings, settings.dev_data, "dev_data", kind.data, facts)
+        dev = _read_examples(settings, settings.dev_data, "dev_data", kind.data, facts, rows)
     elif settings.dev_share > 0:
         kept, dev = split_by_prompt(kept, settings.dev_share, seed=settings.seed)
     kind.check(settings.loss, kept)
     dev = together(dev)
     if dev:
         kind.check_rows(settings.loss, dev)
-    evaluated = _read_eval(settings, facts)
+    evaluated = _read_eval(settings, facts, rows)
     seen = [pair for example in (*together(everything), *dev) for pair in implied_pairs(example)]
     evaluated, notes = _held_out(evaluated, seen, facts)
     decided = [one for one in dev if example_fault(one) != EMPTY and (kind.models_ties or not _is_tie(one))]
@@ -80,11 +84,13 @@ def read_data(settings: TrainSettings) -> TrainingData:
             )
     kept += _swapped(settings, kept, facts)
     read_as = [part["read_as"] for part in facts.values() if "read_as" in part]
-    return TrainingData(kept, decided, evaluated, dropped, facts, [*read_as, *notes])
+    return TrainingData(kept, decided, evaluated, dropped, facts, [*read_as, *notes], rows)
 
 
-def _read_examples(settings: TrainSettings, source: str, name: str, kind: Kind, facts: dict[str, Any]) -> list[Example]:
-    """The examples in one source, with its facts; groups whose answers are all rated alike say nothing to a loss of lists and are left out, counted."""
+def _read_examples(
+    settings: TrainSettings, source: str, name: str, kind: Kind, facts: dict[str, Any], rows: dict[str, RowHashes]
+) -> list[Example]:
+    """The examples in one source, with its facts and the hashes of its rows; groups whose answers are all rated alike say nothing to a loss of lists and are left out, counted."""
     loss = settings.loss
     reading = io.read(source, skip_bad=settings.skip_bad, allow_negative_margin=loss.allow_negative_margin)
     examples = examples_of(reading.rows, kind, source, rating=loss.rating, attributes=loss.attributes)
@@ -108,14 +114,15 @@ def _read_examples(settings: TrainSettings, source: str, name: str, kind: Kind, 
         "skipped_examples": reading.examples,
         "sha256": io.fingerprint(told),
     }
+    rows[name] = RowHashes.of(told)
     return told
 
 
-def _read_eval(settings: TrainSettings, facts: dict[str, Any]) -> list[Preference]:
+def _read_eval(settings: TrainSettings, facts: dict[str, Any], rows: dict[str, RowHashes]) -> list[Preference]:
     """The eval pairs: whatever the loss, a reward model is judged by pairs."""
     if not settings.eval_data:
         return []
-    found = _read_examples(settings, settings.eval_data, "eval_data", "pairs", facts)
+    found = _read_examples(settings, settings.eval_data, "eval_data", "pairs", facts, rows)
     return [example for example in found if isinstance(example, Preference)]
 
 

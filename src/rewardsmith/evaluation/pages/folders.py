@@ -18,6 +18,7 @@ from rewardsmith.data.schema import Preference
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.comparison import compare_scores
 from rewardsmith.manifest import FILE_NAME as MANIFEST
+from rewardsmith.manifest import Manifest
 from rewardsmith.stats import Floats
 
 REPORT, PAIRS = "report.json", "pairs.jsonl"
@@ -160,11 +161,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("tool") == "rewardsmith" else None
+    found = Manifest.read(folder / MANIFEST)
+    return None if found is None else found.document | {"outcome": found.state}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

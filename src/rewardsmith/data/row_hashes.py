@@ -1,0 +1,170 @@
+"""A short hash of every row of a source, kept beside a run: when the data are others, which rows are.
+
+A run folder holds no data. Eight bytes a row are enough to say which rows of a file are not those that the run was given.
+"""
+
+from __future__ import annotations
+
+import io as streams
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewardsmith.data.io import fingerprint
+from rewardsmith.data.schema import Group, Preference
+from rewardsmith.storage import atomic_file
+
+FILE_NAME = "rows.npz"
+LISTED = 10
+"""Rows that are listed; all are counted."""
+
+
+class Place(NamedTuple):
+    """A row: its number in the source, counted from 1, and its id."""
+
+    row: int
+    id: str
+
+
+@dataclass(frozen=True)
+class RowHashes:
+    """The rows of one source, in order.
+
+    Args:
+        ids: of each.
+        hashes: the first eight bytes of the SHA-256 of its content (texts and labels; neither id nor metadata), uint64 (n,).
+    """
+
+    ids: Sequence[str]
+    hashes: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, examples: Iterable[Preference | Group]) -> RowHashes:
+        """The hashes of examples as they were read."""
+        rows = [(one.id, int(fingerprint([one])[:16], 16)) for one in examples]
+        return cls([identity for identity, _ in rows], np.array([value for _, value in rows], dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class RowChanges:
+    """How the rows of a source differ from those that a run was given.
+
+    Args:
+        changed: rows of the same id and another content, as they are now.
+        added: rows that the run was not given.
+        missing: rows that the run was given, by their number then.
+        moved: the first row that stands elsewhere, where the rows are otherwise the same.
+    """
+
+    changed: list[Place]
+    added: list[Place]
+    missing: list[Place]
+    moved: Place | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything differs."""
+        return bool(self.changed or self.added or self.missing or self.moved)
+
+    def lines(self) -> list[str]:
+        """One line a kind of change, with the first rows."""
+        lines = [
+            f"{len(places):,} {kind}: {_listed(places)}"
+            for kind, places in (("changed", self.changed), ("added", self.added), ("missing", self.missing))
+            if places
+        ]
+        if self.moved is not None:
+            lines.append(f"the same rows in another order, from row {self.moved.row} (id {self.moved.id}) on")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and the first rows of each kind."""
+        kinds = {"changed": self.changed, "added": self.added, "missing": self.missing}
+        found: dict[str, Any] = {
+            kind: {"count": len(places), "first": [place._asdict() for place in places[:LISTED]]}
+            for kind, places in kinds.items()
+        }
+        return found | {"moved": None if self.moved is None else self.moved._asdict()}
+
+
+def _listed(places: Sequence[Place]) -> str:
+    shown = ", ".join(f"row {place.row} (id {place.id})" for place in places[:LISTED])
+    return shown + (", ..." if len(places) > LISTED else "")
+
+
+def changes(then: RowHashes, now: RowHashes) -> RowChanges:
+    """Which rows are others.
+
+    Rows of equal content are the same row wherever they stand, so that a row which is taken out makes no other row a changed one. Of the rest, rows of the
+    same id are changed rows; where a source has no ids, its row numbers are the ids.
+
+    >>> then = RowHashes(["a", "b", "c"], np.array([1, 2, 3], dtype=np.uint64))
+    >>> changes(then, RowHashes(["a", "c"], np.array([1, 9], dtype=np.uint64))).lines()
+    ['1 changed: row 2 (id c)', '1 missing: row 2 (id b)']
+    """
+    same = then.hashes[: len(now.hashes)] == now.hashes[: len(then.hashes)]
+    first = int(np.argmin(same)) if not same.all() else len(same)
+    # The common beginning may be millions of rows; only what follows is looked at row by row.
+    waiting: defaultdict[int, list[int]] = defaultdict(list)
+    for i in range(first, len(then.hashes)):
+        waiting[int(then.hashes[i])].append(i)
+    new: list[int] = []
+    for i in range(first, len(now.hashes)):
+        places = waiting[int(now.hashes[i])]
+        if places:
+            places.pop(0)
+        else:
+            new.append(i)
+    gone: defaultdict[str, list[int]] = defaultdict(list)
+    for i in sorted(i for places in waiting.values() for i in places):
+        gone[then.ids[i]].append(i)
+    changed, added = [], []
+    for i in new:
+        before = gone.get(now.ids[i])
+        if before:
+            before.pop(0)
+            changed.append(Place(i + 1, now.ids[i]))
+        else:
+            added.append(Place(i + 1, now.ids[i]))
+    missing = [Place(i + 1, then.ids[i]) for i in sorted(i for places in gone.values() for i in places)]
+    moved = None
+    if not (changed or added or missing) and first < len(now.hashes):
+        moved = Place(first + 1, now.ids[first])
+    return RowChanges(changed, added, missing, moved)
+
+
+def write(rows: Mapping[str, RowHashes], path: Path) -> None:
+    """Write the hashes of all sources of a run into one compressed file; ids that are row numbers take no room."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, one in rows.items():
+        arrays[f"{name}.hashes"] = one.hashes
+        numbered = all(identity == str(i) for i, identity in enumerate(one.ids, 1))
+        ids = b"" if numbered else json.dumps(list(one.ids), ensure_ascii=False).encode()
+        arrays[f"{name}.ids"] = np.frombuffer(ids, dtype=np.uint8)
+    whole = streams.BytesIO()
+    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
+    with atomic_file(path, "wb") as file:
+        file.write(whole.getvalue())
+
+
+def read(path: Path) -> dict[str, RowHashes]:
+    """The hashes of the sources of a run; empty where there is no such file, or none that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        rows = {}
+        for key in found:
+            name, _, kind = key.rpartition(".")
+            if kind == "hashes":
+                text = found[f"{name}.ids"].tobytes()
+                count = len(found[key])
+                ids = json.loads(text) if text else [str(i) for i in range(1, count + 1)]
+                rows[name] = RowHashes(ids, found[key].astype(np.uint64))
+    except (OSError, ValueError, KeyError, EOFError):
+        return {}
+    return rows
