@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,6 +107,8 @@ def stderr_console() -> Console:
 
 def finish(document: Mapping[str, Any], as_json: bool, line: str) -> None:
     """The end of every verb: one JSON document on stdout, or one line for people."""
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one speaks
+        return
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
     elif line:

@@ -146,6 +146,7 @@ class TrainableRun:
             settings = self._settings(Path(folder), pairs, seed)
             self._keep_date(settings)
             with training_run(settings, overwrite=False, command=(), console=Console(quiet=True)) as trained:
+                assert trained is not None  # one process
                 if trained.data.facts["data"]["sha256"] != io.fingerprint(pairs):
                     raise DataError(
                         "pairs that a file gives back as they are",
