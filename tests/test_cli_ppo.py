@@ -132,6 +132,16 @@ def test_what_cannot_be_meant_ends_with_exit_code_2(cli, asked, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+def test_malformed_prompts_are_counted(cli, asked, tmp_path):
+    with open(asked[asked.index("--prompts") + 1], "a") as file:
+        file.write('{"prompt": 7}\n')
+    assert cli("ppo", *asked, "--out", tmp_path / "none")[0] == 2
+    code, printed, err = cli("ppo", *asked, "--out", tmp_path / "run", "--skip-bad", "--set", "steps=1", "--json")
+    assert code == 0 and "left out of prompts.jsonl" in err, err
+    facts = json.loads(printed)["papers"]["data"]["prompts"]
+    assert facts["skipped_bad"] == {"prompt": 1} and facts["prompts"] == 6
+
+
 def test_without_prompts_or_a_reward_model_nothing_runs(cli, words, tmp_path):
     code, _, err = cli("ppo", "--policy", words, "--out", tmp_path / "run")
     assert code == 2 and "--reward-model" in err

@@ -514,10 +514,11 @@ class PPOSettings(_Settings):
         out = Path(self.out).resolve()
         for name in ("policy", "reward_model", "prompts", "eval_prompts"):
             source = getattr(self, name)
-            if source and Path(source).exists() and Path(source).resolve().is_relative_to(out):
-                raise ValueError(
-                    f"out is or holds {name} ({source}), which --overwrite would delete; choose another out"
-                )
+            for place in (source, source.rpartition(":")[0]) if source else ():  # FILE.py:NAME too
+                if place and Path(place).exists() and Path(place).resolve().is_relative_to(out):
+                    raise ValueError(
+                        f"out is or holds {name} ({source}), which --overwrite would delete; choose another out"
+                    )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,12 @@ def run(
     shaping = shaping_from(settings.shaping)
     from rewardsmith.model.ppo.run import check_settings, ppo_run  # loaded here: it imports torch
 
-    check_settings(settings, shaping, overwrite=overwrite)
-    prompts, facts = _prompts(settings.prompts, skip_bad=settings.skip_bad)
+    check_settings(settings, shaping, evaluates=settings.eval_prompts is not None, overwrite=overwrite)
+    prompts, facts = _prompts(settings.prompts, skip_bad=settings.skip_bad, console=console)
     data = {"prompts": facts}
     held: list[Prompt] = []
     if settings.eval_prompts is not None:
-        held, data["eval_prompts"] = _prompts(settings.eval_prompts, skip_bad=settings.skip_bad)
+        held, data["eval_prompts"] = _prompts(settings.eval_prompts, skip_bad=settings.skip_bad, console=console)
     source = load_source(
         settings.reward_model,
         ScoringSettings(device=settings.device),
@@ -104,8 +105,13 @@ class _Watching:
         return {"promise": self.watch.promise, "alarms": [alarm.as_dict() for alarm in self.watch.alarms]}
 
 
-def _prompts(source: str, *, skip_bad: bool) -> tuple[list[Prompt], dict[str, Any]]:
+def _prompts(source: str, *, skip_bad: bool, console: Console) -> tuple[list[Prompt], dict[str, Any]]:
     """The prompts of a source, and what documents say of them."""
-    found = read_prompts(source, skip_bad=skip_bad)
+    skipped: Counter[str] = Counter()
+    found = read_prompts(source, skip_bad=skip_bad, skipped=skipped)
+    if skipped:
+        told = f"malformed prompts left out of {io.source_name(source)}, by field: {dict(skipped)}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     digest = text_sha256("\n".join(prompt_key(prompt) for prompt in found))
-    return found, {"source": io.source_name(source), "sha256": digest, "prompts": len(found)}
+    facts = {"source": io.source_name(source), "sha256": digest, "prompts": len(found), "skipped_bad": dict(skipped)}
+    return found, facts
