@@ -45,6 +45,7 @@ PAGES = (
     "docs/guardrail.md",
     "docs/watch.md",
     "docs/ppo.md",
+    "docs/scale.md",
     "docs/rl_runs.md",
 )
 # Several trainings each: `make test-all` runs them.
