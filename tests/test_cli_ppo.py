@@ -155,3 +155,16 @@ def test_the_recipe_for_smollm2_can_be_meant(tmp_path):
 def test_help_and_settings_load_no_torch():
     code = "import sys; from rewardsmith.cli import main; main(['ppo', '--help']); import rewardsmith.ppo_runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_watch_puts_the_probes_to_the_reward_model_on_what_the_policy_says(cli, asked, tmp_path):
+    out = tmp_path / "probed"
+    code, _, err = cli("ppo", *asked, "--out", out, "--set", "watch_probes=2")
+    assert code == 2 and "--watch" in err and not out.exists()
+    code, _, err = cli(
+        "ppo", *asked, "--out", out, "--watch", "--set", "watch_probes=2", "--set", "prompts_per_step=16"
+    )
+    assert code == 0, err
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    rounds = json.loads((out / "watch.json").read_text())["probes"]
+    assert [one["step"] for one in rounds] == steps[::2]  # the first step, and every second from there

@@ -15,12 +15,14 @@ from rewardsmith.data.schema import Prompt, prompt_key
 from rewardsmith.data.texts import read_prompts
 from rewardsmith.errors import SettingsError
 from rewardsmith.loading import described, load_source, papers
+from rewardsmith.scores import Scorer
 from rewardsmith.storage import text_sha256
 from rewardsmith.use.policy_change import change_table
 from rewardsmith.use.rewards import Reward
 from rewardsmith.use.samples import Rewards, Sample
 from rewardsmith.use.shaping import shaping_from
 from rewardsmith.use.watch import LOG, Watch, read_rows
+from rewardsmith.use.watch_probes import SampleProbes
 
 
 def run(
@@ -38,6 +40,8 @@ def run(
     Raises:
         RewardsmithError: of the kind that says what was wrong; the last good checkpoint is kept.
     """
+    if settings.watch_probes and not settings.watch:
+        raise SettingsError("`watch` for `watch_probes`", "probes of a run that is not watched", "Give --watch.")
     for name in ("reward_model", "prompts"):
         if getattr(settings, name) is None:
             raise SettingsError(f"`{name}`", "none", f"Give --{name.replace('_', '-')}.")
@@ -57,7 +61,7 @@ def run(
         threads=settings.threads,
         seed=settings.seed,
     )
-    watching = _Watching(settings, console) if settings.watch else None
+    watching = _Watching(settings, source.scorer, console) if settings.watch else None
     with ppo_run(
         settings,
         Reward(source.scorer, shaping),
@@ -83,10 +87,12 @@ def run(
 class _Watching:
     """A watch over a run: its rows are on disk after each step, so that a run which is resumed was watched from its beginning."""
 
-    def __init__(self, settings: PPOSettings, console: Console) -> None:
+    def __init__(self, settings: PPOSettings, scorer: Scorer, console: Console) -> None:
         self.out = Path(settings.out)
+        every = settings.watch_probes
         self.watch = Watch(
             settings.steps,
+            probes=SampleProbes(scorer, every=every, seed=settings.seed) if every else None,
             on_alarm=lambda alarm: console.print(f"alarm: {alarm}", highlight=False, markup=False, soft_wrap=True),
         )
         console.print(self.watch.promise, highlight=False, markup=False, soft_wrap=True)
