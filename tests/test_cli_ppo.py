@@ -132,6 +132,16 @@ def test_what_cannot_be_meant_ends_with_exit_code_2(cli, asked, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+def test_malformed_prompts_are_counted(cli, asked, tmp_path):
+    with open(asked[asked.index("--prompts") + 1], "a") as file:
+        file.write('{"prompt": 7}\n')
+    assert cli("ppo", *asked, "--out", tmp_path / "none")[0] == 2
+    code, printed, err = cli("ppo", *asked, "--out", tmp_path / "run", "--skip-bad", "--set", "steps=1", "--json")
+    assert code == 0 and "left out of prompts.jsonl" in err, err
+    facts = json.loads(printed)["papers"]["data"]["prompts"]
+    assert facts["skipped_bad"] == {"prompt": 1} and facts["prompts"] == 6
+
+
 def test_without_prompts_or_a_reward_model_nothing_runs(cli, words, tmp_path):
     code, _, err = cli("ppo", "--policy", words, "--out", tmp_path / "run")
     assert code == 2 and "--reward-model" in err
@@ -145,3 +155,16 @@ def test_the_recipe_for_smollm2_can_be_meant(tmp_path):
 def test_help_and_settings_load_no_torch():
     code = "import sys; from rewardsmith.cli import main; main(['ppo', '--help']); import rewardsmith.ppo_runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_watch_puts_the_probes_to_the_reward_model_on_what_the_policy_says(cli, asked, tmp_path):
+    out = tmp_path / "probed"
+    code, _, err = cli("ppo", *asked, "--out", out, "--set", "watch_probes=2")
+    assert code == 2 and "--watch" in err and not out.exists()
+    code, _, err = cli(
+        "ppo", *asked, "--out", out, "--watch", "--set", "watch_probes=2", "--set", "prompts_per_step=16"
+    )
+    assert code == 0, err
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    rounds = json.loads((out / "watch.json").read_text())["probes"]
+    assert [one["step"] for one in rounds] == steps[::2]  # the first step, and every second from there

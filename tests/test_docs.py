@@ -48,6 +48,7 @@ PAGES = (
     "docs/scale.md",
     "docs/reproduce.md",
     "docs/cluster.md",
+    "docs/rl_runs.md",
 )
 # Several trainings each: `make test-all` runs them.
 LONG = ("docs/learning_curve.md", "docs/reproduce.md", "docs/sweep.md")

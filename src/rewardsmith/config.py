@@ -419,6 +419,8 @@ class PPOSettings(_Settings):
     """Tables `[[shaping]]`, each with the `name` of a step: what becomes of the scores. A KL step is refused, since PPO takes KL off itself."""
     watch: bool = False
     """Watch the run: alarms are printed and kept in watch.json."""
+    watch_probes: int = Field(default=0, ge=0)
+    """Of a watch: put the audit's probes to the reward model on the current answers, every so many steps; 0: never."""
     max_prompt_tokens: int = Field(default=256, ge=8)
     """Longer prompts are cut for the policy as by `keep_answer`, and counted; the reward model reads them whole."""
     max_new_tokens: int = Field(default=128, ge=1)
@@ -514,10 +516,11 @@ class PPOSettings(_Settings):
         out = Path(self.out).resolve()
         for name in ("policy", "reward_model", "prompts", "eval_prompts"):
             source = getattr(self, name)
-            if source and Path(source).exists() and Path(source).resolve().is_relative_to(out):
-                raise ValueError(
-                    f"out is or holds {name} ({source}), which --overwrite would delete; choose another out"
-                )
+            for place in (source, source.rpartition(":")[0]) if source else ():  # FILE.py:NAME too
+                if place and Path(place).exists() and Path(place).resolve().is_relative_to(out):
+                    raise ValueError(
+                        f"out is or holds {name} ({source}), which --overwrite would delete; choose another out"
+                    )
         return self
 
 

@@ -355,8 +355,8 @@ class _Unmade:
         self.made_by = made_by
 
     def features(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        """Never asked."""
-        raise NotImplementedError
+        """Never asked: `_with_features` puts the model in its place before a text is described."""
+        raise AssertionError("a detector without its model")
 
 
 def _with_features(detector: Detector, model: str, source: Source, run: Running) -> Detector:

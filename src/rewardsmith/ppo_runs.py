@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from rewardsmith.data.schema import Prompt, prompt_key
 from rewardsmith.data.texts import read_prompts
 from rewardsmith.errors import SettingsError
 from rewardsmith.loading import described, load_source, papers
+from rewardsmith.scores import Scorer
 from rewardsmith.storage import text_sha256
 from rewardsmith.use.policy_change import change_table
 from rewardsmith.use.rewards import Reward
 from rewardsmith.use.samples import Rewards, Sample
 from rewardsmith.use.shaping import shaping_from
 from rewardsmith.use.watch import LOG, Watch, read_rows
+from rewardsmith.use.watch_probes import SampleProbes
 
 
 def run(
@@ -37,6 +40,8 @@ def run(
     Raises:
         RewardsmithError: of the kind that says what was wrong; the last good checkpoint is kept.
     """
+    if settings.watch_probes and not settings.watch:
+        raise SettingsError("`watch` for `watch_probes`", "probes of a run that is not watched", "Give --watch.")
     for name in ("reward_model", "prompts"):
         if getattr(settings, name) is None:
             raise SettingsError(f"`{name}`", "none", f"Give --{name.replace('_', '-')}.")
@@ -44,19 +49,19 @@ def run(
     shaping = shaping_from(settings.shaping)
     from rewardsmith.model.ppo.run import check_settings, ppo_run  # loaded here: it imports torch
 
-    check_settings(settings, shaping, overwrite=overwrite)
-    prompts, facts = _prompts(settings.prompts, skip_bad=settings.skip_bad)
+    check_settings(settings, shaping, evaluates=settings.eval_prompts is not None, overwrite=overwrite)
+    prompts, facts = _prompts(settings.prompts, skip_bad=settings.skip_bad, console=console)
     data = {"prompts": facts}
     held: list[Prompt] = []
     if settings.eval_prompts is not None:
-        held, data["eval_prompts"] = _prompts(settings.eval_prompts, skip_bad=settings.skip_bad)
+        held, data["eval_prompts"] = _prompts(settings.eval_prompts, skip_bad=settings.skip_bad, console=console)
     source = load_source(
         settings.reward_model,
         ScoringSettings(device=settings.device),
         threads=settings.threads,
         seed=settings.seed,
     )
-    watching = _Watching(settings, console) if settings.watch else None
+    watching = _Watching(settings, source.scorer, console) if settings.watch else None
     with ppo_run(
         settings,
         Reward(source.scorer, shaping),
@@ -82,10 +87,12 @@ def run(
 class _Watching:
     """A watch over a run: its rows are on disk after each step, so that a run which is resumed was watched from its beginning."""
 
-    def __init__(self, settings: PPOSettings, console: Console) -> None:
+    def __init__(self, settings: PPOSettings, scorer: Scorer, console: Console) -> None:
         self.out = Path(settings.out)
+        every = settings.watch_probes
         self.watch = Watch(
             settings.steps,
+            probes=SampleProbes(scorer, every=every, seed=settings.seed) if every else None,
             on_alarm=lambda alarm: console.print(f"alarm: {alarm}", highlight=False, markup=False, soft_wrap=True),
         )
         console.print(self.watch.promise, highlight=False, markup=False, soft_wrap=True)
@@ -104,8 +111,13 @@ class _Watching:
         return {"promise": self.watch.promise, "alarms": [alarm.as_dict() for alarm in self.watch.alarms]}
 
 
-def _prompts(source: str, *, skip_bad: bool) -> tuple[list[Prompt], dict[str, Any]]:
+def _prompts(source: str, *, skip_bad: bool, console: Console) -> tuple[list[Prompt], dict[str, Any]]:
     """The prompts of a source, and what documents say of them."""
-    found = read_prompts(source, skip_bad=skip_bad)
+    skipped: Counter[str] = Counter()
+    found = read_prompts(source, skip_bad=skip_bad, skipped=skipped)
+    if skipped:
+        told = f"malformed prompts left out of {io.source_name(source)}, by field: {dict(skipped)}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     digest = text_sha256("\n".join(prompt_key(prompt) for prompt in found))
-    return found, {"source": io.source_name(source), "sha256": digest, "prompts": len(found)}
+    facts = {"source": io.source_name(source), "sha256": digest, "prompts": len(found), "skipped_bad": dict(skipped)}
+    return found, facts

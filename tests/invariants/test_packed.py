@@ -81,6 +81,14 @@ def both(network, table, *, share):
     return found
 
 
+def test_on_a_gpu_decoders_are_packed_and_encoders_padded(tmp_path):
+    cuda = torch.device("cuda")
+    decoder, encoder = built("llama", tmp_path)[0], built("bert", tmp_path)[0]
+    assert choose_batching(decoder, cuda).name == "packed, shared prompts"
+    assert not choose_batching(encoder, cuda).packed and choose_batching(encoder, cuda, wanted="packed").packed
+    assert not choose_batching(decoder, torch.device("mps")).packed
+
+
 def furthest(one, other):
     """The largest |difference| / max(1, largest |value|) over tensors."""
     assert set(one) == set(other)

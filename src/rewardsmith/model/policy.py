@@ -22,7 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from rewardsmith.config import ScoringSettings
 from rewardsmith.data.schema import Message, Prompt, prompt_key
-from rewardsmith.errors import ModelError, SettingsError
+from rewardsmith.errors import ModelError, NonFiniteError, SettingsError
 from rewardsmith.model.batching import scoring_plan
 from rewardsmith.model.language_model import LanguageModel
 from rewardsmith.model.precision import running
@@ -67,12 +67,22 @@ class _Draws(LogitsProcessor):
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """From logits (N, V) to 0 for the token that is drawn and -inf for all others."""
+        """From logits (N, V) to 0 for the token that is drawn and -inf for all others.
+
+        Raises:
+            NonFiniteError: if a logit is NaN, or all are infinite.
+        """
         logits = scores.float() / self.temperature
         logits[:, self.num_tokens :] = -torch.inf
         if self.nucleus is not None:
             logits = self.nucleus(input_ids, logits)
         cumulated = logits.cpu().double().softmax(dim=-1).cumsum(dim=-1)
+        if not bool(cumulated[:, -1].isfinite().all()):
+            raise NonFiniteError(
+                "finite probabilities of the next token",
+                "logits of NaN or infinity",
+                "Check the policy's weights; in training, lower learning_rate or set precision to float32.",
+            )
         reached = self.numbers[:, input_ids.shape[1] - self.num_read, None] * cumulated[:, -1:]
         # The first token whose cumulated probability lies above the number: one of probability 0 is never that.
         drawn = torch.searchsorted(cumulated, reached, right=True).to(scores.device)
@@ -131,7 +141,10 @@ class Policy:
         # What stands before an answer has no end yet.
         self.renderer.rule = replace(self.renderer.rule, suffix=())
         self.stop_ids = self._stops(reader.renderer)
-        self.pad_id: int = next((i for i in (self.tokenizer.pad_token_id, *self.stop_ids) if i is not None), 0)
+        # A tokenizer may have been given a padding token for which the model has no row.
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        known = (self.tokenizer.pad_token_id, *self.stop_ids)
+        self.pad_id: int = next((i for i in known if i is not None and i < rows), 0)
         # Only what is asked for here shapes the draws: a checkpoint's own advice (top_k, a repetition penalty) is a different policy.
         self.advice: GenerationConfig = self.model.generation_config
         self.model.generation_config = GenerationConfig(

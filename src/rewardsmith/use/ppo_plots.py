@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardsmith.errors import MissingExtraError
-from rewardsmith.storage import atomic_file
+from rewardsmith.use.panels import draw_panels
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reward and score", ("reward", "score")),
@@ -20,7 +19,6 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("explained variance of the values", ("explained_variance",)),
     ("coefficient of the KL penalty", ("kl_coefficient",)),
 )
-_COLUMNS = 3
 
 
 def ppo_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, kl_budget: float | None = None) -> list[str]:
@@ -37,36 +35,13 @@ def ppo_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, kl_budget: floa
     Raises:
         MissingExtraError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: no global state and no window
-    except ImportError as error:
-        raise MissingExtraError("plots", "matplotlib", "plot") from error
-    panels = [(title, names) for title, names in _PANELS if any(_points(rows, name) for name in names)]
     terms = tuple(dict.fromkeys(name for row in rows for name in row if name.startswith("terms/")))
-    if terms:
-        panels.insert(1, ("what each term added", terms))
-    height = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(4.2 * _COLUMNS, 2.6 * height + 0.3), layout="constrained")
-    drawn = figure.subplots(height, _COLUMNS, squeeze=False).ravel()
-    for axes, (title, names) in zip(drawn, panels, strict=False):
-        for name in names:
-            points = _points(rows, name)
-            if points:
-                marker = "." if len(points) < 40 else ""
-                label = name.removeprefix("terms/").replace("$", r"\$")  # else matplotlib reads a formula
-                axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, label=label)
+
+    def budget(axes: Any, names: tuple[str, ...]) -> None:
         if "kl" in names and kl_budget is not None:
             axes.axhline(kl_budget, color="grey", linewidth=0.8, linestyle="--", label="budget")
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.2)
-        if len(names) > 1:
-            axes.legend(fontsize=7)
-    for axes in drawn[len(panels) :]:
-        axes.set_axis_off()
-    with atomic_file(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
-    return [title for title, _ in panels]
+
+    return draw_panels(_PANELS, lambda name: _points(rows, name), path, terms=terms, annotate=budget)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -8,6 +8,7 @@ Legend: `n` samples, `K` reference answers of a prompt.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -78,7 +79,7 @@ class Batch:
         return self.references.of(self.samples)
 
 
-class Step(BaseModel):
+class Step(BaseModel, ABC):
     """One step; see `apply` of each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
@@ -111,9 +112,9 @@ class Step(BaseModel):
         """What it asks for beside the score."""
         return frozenset({"references"}) if self.compares else frozenset()
 
+    @abstractmethod
     def apply(self, values: Floats, batch: Batch) -> tuple[Floats, dict[str, int]]:
         """Other values in the place of these, (n,) float64, and what is to be counted."""
-        raise NotImplementedError
 
 
 class ZScore(Step):

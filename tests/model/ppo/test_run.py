@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rewardsmith.config import PPOSettings, ScoringSettings, build
 from rewardsmith.errors import DataError, OutputError, ScoreError, SettingsError
 from rewardsmith.model.policy import Policy
+from rewardsmith.model.ppo import ppo_run, train_ppo
 from rewardsmith.model.ppo import run as ppo_run_module
-from rewardsmith.model.ppo import train_ppo
 from rewardsmith.use import Reward, Shaping
+from rewardsmith.use.samples import Rewards
 from rewardsmith.use.terms import Clip, GroupZScore, KLPenalty, LengthPenalty
 from tests.model.ppo.word_policies import save_word_policy
 
@@ -213,6 +215,9 @@ def test_kl_that_would_count_twice_is_refused(words, tmp_path):
         train_ppo(settings, Reward(bads, Shaping([KLPenalty(coefficient=0.1)])), PROMPTS)
     with pytest.raises(SettingsError, match="answers_per_prompt"):
         train_ppo(settings, Reward(bads, Shaping([GroupZScore()])), PROMPTS)
+    settings = settings_of(words, tmp_path / "run", answers_per_prompt=2)
+    with pytest.raises(SettingsError, match="eval_answers"):  # else the answers before the run are drawn for nothing
+        train_ppo(settings, Reward(bads, Shaping([GroupZScore()])), PROMPTS, eval_prompts=HELD)
     assert not (tmp_path / "run").exists()
 
 
@@ -223,7 +228,12 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(words, tmp_pa
         {"minibatches": 5},
         {"kl_target": 1.0, "kl_coefficient": 0.0},
         {"policy": str(tmp_path / "run" / "policy"), "out": str(tmp_path)},
+        {"reward_model": f"{tmp_path / 'judge.py'}:score", "out": str(tmp_path)},
+        {"steps": 0},
+        {"kl_budget": -1.0},
+        {"max_prompt_tokens": 4},
     ):
+        (tmp_path / "judge.py").touch()
         (tmp_path / "run" / "policy").mkdir(parents=True, exist_ok=True)
         with pytest.raises(SettingsError):
             settings_of(**({"policy": words, "out": tmp_path / "other"} | changes))
@@ -243,7 +253,15 @@ def test_a_finished_run_and_another_one_are_not_overwritten(words, tmp_path):
     manifest.write_text(json.dumps(document | {"outcome": "interrupted"}))
     with pytest.raises(OutputError, match="settings.steps"):
         run(settings_of(words, tmp_path / "run", steps=2))
+    shaped = Reward(bads, Shaping([Clip(low=0, high=1)]))
+    with pytest.raises(OutputError, match=r"reward\.shaping"):
+        train_ppo(settings_of(words, tmp_path / "run", steps=1), shaped, PROMPTS, console=Console(file=io.StringIO()))
     assert run(settings_of(words, tmp_path / "run", steps=2), overwrite=True).rows[-1]["step"] == 2
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="other things"):
+        run(settings_of(words, tmp_path / "theirs"), overwrite=True)
+    assert (tmp_path / "theirs" / "thesis.txt").is_file()
 
 
 def test_a_reward_that_fails_ends_the_run_as_failed_and_never_as_0(words, tmp_path):
@@ -253,6 +271,114 @@ def test_a_reward_that_fails_ends_the_run_as_failed_and_never_as_0(words, tmp_pa
     with pytest.raises(ScoreError):
         run(settings_of(words, tmp_path / "run"), reward=broken)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["outcome"] == "failed"
+
+
+class Given:
+    """A reward function that gives what it is made of, whatever it is asked."""
+
+    def __init__(self, value, score, short=0):
+        """`short` rewards too few."""
+        self.value, self.score, self.short = value, score, short
+
+    def rewards(self, samples):
+        size = len(samples) - self.short
+        return Rewards(np.full(size, self.value), np.full(size, self.score, np.float32), {})
+
+
+@pytest.mark.parametrize("given", [Given(np.nan, 0.0), Given(0.0, np.nan), Given(0.0, 0.0, short=1)])
+@pytest.mark.parametrize("held", [[], HELD])
+def test_rewards_of_others_are_checked_in_steps_and_evaluations(given, held, words, tmp_path):
+    with pytest.raises(ScoreError, match=f"{len(held) or 4} finite"):
+        train_ppo(
+            settings_of(words, tmp_path / "run"), given, PROMPTS, eval_prompts=held, console=Console(file=io.StringIO())
+        )
+    assert not (tmp_path / "run" / "log.jsonl").exists() or not rows_of(tmp_path / "run" / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    "spoilt", [["trained.safetensors"], ["optimiser.pt"], ["state.json"], ["optimiser.pt", "both"]]
+)
+def test_a_checkpoint_that_a_disk_has_spoilt_is_left_out(spoilt, words, tmp_path):
+    """The run goes on from the one before, or begins anew, and ends with the same weights as one that was never interrupted."""
+    whole = run(settings_of(words, tmp_path / "whole"))
+
+    def stops_at_5(step, samples, rewards):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    settings = settings_of(words, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, on_step=stops_at_5)
+    for number in (4, 2) if "both" in spoilt else (4,):
+        path = tmp_path / "run" / "checkpoints" / f"checkpoint-{number}" / spoilt[0]
+        path.write_bytes(path.read_bytes()[:50])
+    seen, said = [], io.StringIO()
+    resumed = train_ppo(
+        settings, Reward(bads), PROMPTS, on_step=lambda step, *_: seen.append(step), console=Console(file=said)
+    )
+    assert seen == ([1, 2, 3, 4, 5, 6] if "both" in spoilt else [3, 4, 5, 6])
+    assert "checkpoint-4 cannot be read" in said.getvalue()
+    first, second = ((one.policy_folder / "model.safetensors").read_bytes() for one in (whole, resumed))
+    assert first == second
+
+
+def test_a_reward_function_that_draws_goes_on_with_its_generators(words, tmp_path):
+    """Torch's, numpy's and Python's: the resumed run is told the same rewards."""
+
+    def noisy(prompt, answer):
+        return float(torch.rand(())) + float(np.random.random()) + random.random()
+
+    def begins():
+        random.seed(0)
+        np.random.seed(0)
+
+    begins()
+    whole = run(settings_of(words, tmp_path / "whole"), reward=noisy)
+
+    def stops_at_5(step, samples, rewards):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    begins()
+    with pytest.raises(KeyboardInterrupt):
+        run(settings_of(words, tmp_path / "run"), reward=noisy, on_step=stops_at_5)
+    resumed = run(settings_of(words, tmp_path / "run"), reward=noisy)
+    assert [row["reward"] for row in resumed.rows] == [row["reward"] for row in whole.rows]
+
+
+def test_answers_of_before_that_are_gone_are_told_when_a_run_goes_on(words, tmp_path):
+    def stops_at_3(step, samples, rewards):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    settings = settings_of(words, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, eval_prompts=HELD, on_step=stops_at_3)
+    (tmp_path / "run" / "eval_before.jsonl").unlink()
+    with pytest.raises(DataError, match="2 answers in eval_before"):
+        run(settings, eval_prompts=HELD)
+
+
+def test_no_password_is_written_down(words, tmp_path):
+    """Of a server's address, in settings and in the words of the command."""
+    url = "http://me:secret@127.0.0.1:9/"
+    settings = settings_of(words, tmp_path / "run", reward_model=url, steps=1)
+    words_of = [
+        "ppo",
+        "--reward-model",
+        url,
+        f"--reward-model={url}",
+        "--set",
+        f"reward_model={url}",
+        "--set",
+        "steps=1",
+    ]
+    with ppo_run(settings, Reward(bads), PROMPTS, console=Console(file=io.StringIO()), command=words_of):
+        pass
+    text = (tmp_path / "run" / "manifest.json").read_text()
+    document = json.loads(text)
+    assert "secret" not in text and document["settings"]["reward_model"] == "http://127.0.0.1:9"
+    assert document["command"][-2:] == ["--set", "steps=1"]
 
 
 def test_a_checkpoint_that_cannot_be_finished_is_none(words, tmp_path, monkeypatch):

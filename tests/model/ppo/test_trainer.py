@@ -1,12 +1,15 @@
 """The details on which PPO breaks, one by one, on tiny random models."""
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rewardsmith.config import LoraSettings, PPOSettings, ScoringSettings
-from rewardsmith.errors import NonFiniteError
+from rewardsmith.errors import NonFiniteError, SettingsError
 from rewardsmith.model.policy import Policy
 from rewardsmith.model.ppo.actor import add_adapters
 from rewardsmith.model.ppo.rollouts import Request, batch_of
@@ -36,7 +39,7 @@ def settings_of(policy, out="unused", **changes):
     return PPOSettings(**(values | changes))
 
 
-def trainer_of(policy, *, reward=None, prompts=PROMPTS, **changes):
+def trainer_of(policy, *, reward=None, prompts=PROMPTS, kind=PPOTrainer, **changes):
     settings = settings_of(policy, **changes)
     made = Policy(
         policy,
@@ -49,7 +52,7 @@ def trainer_of(policy, *, reward=None, prompts=PROMPTS, **changes):
         add_adapters(made.model, settings.lora)
     score = reward or (lambda prompt, answer: answer.count("good"))
     accelerator = accelerator_for(settings, "float32")
-    return PPOTrainer(settings, made, Reward(score), prompts, accelerator=accelerator)
+    return kind(settings, made, Reward(score), prompts, accelerator=accelerator)
 
 
 def requests(trainer, count):
@@ -245,6 +248,9 @@ def test_prompts_come_once_each_before_any_comes_again(words):
     # More prompts a step than there are: those that come again get answers of their own.
     few = trainer_of(words, prompts=["go"], prompts_per_step=3, answers_per_prompt=2)
     assert [request.number for request in few.requests_of(1)] == [0, 1, 2, 3, 4, 5]
+    # The same where the caller wrote a prompt down several times.
+    same = trainer_of(words, prompts=["go"] * 3, prompts_per_step=3, answers_per_prompt=2)
+    assert [request.number for request in same.requests_of(1)] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_prompt_that_comes_again_gets_other_answers(words):
@@ -296,6 +302,8 @@ def test_a_linear_schedule_ends_at_0(words):
     trainer = trainer_of(words, schedule="linear", steps=4)
     rates = [trainer.step(step, always)[0]["learning_rate"] for step in (1, 2, 3, 4)]
     assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+    # What the optimiser goes by: matrices and vectors of the policy, and the value head's own rate.
+    assert [group["lr"] for group in trainer.optimiser.param_groups] == pytest.approx([0.0025, 0.0025, 0.00025])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(words):
@@ -304,3 +312,67 @@ def test_a_loss_that_is_not_finite_stops_the_run(words):
         trainer.actor.value_head.weight.fill_(torch.inf)
     with pytest.raises(NonFiniteError, match="step 1"):
         trainer.step(1, always)
+
+
+class KeptLessons(PPOTrainer):
+    """A trainer that keeps what its updates learn from."""
+
+    def _update(self, rollouts, advantages, returns, step):
+        self.lesson = (rollouts, advantages, returns)
+        return super()._update(rollouts, advantages, returns, step)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_step_learns_from_its_rewards_penalties_and_values(words, whiten):
+    """The lesson of a third step, worked out answer by answer: r_t = -0.3 log-ratio_t, the reward added to the last; d_t = r_t + 0.9 V_(t+1) - V_t; A_t = d_t + 0.9 x 0.7 A_(t+1)."""
+    changes = {"kl_coefficient": 0.3, "gamma": 0.9, "gae_lambda": 0.7, "whiten_advantages": whiten}
+    trainer = trainer_of(words, kind=KeptLessons, learning_rate=5e-3, value_learning_rate=0.1, **changes)
+    for step in (1, 2):
+        trainer.step(step, always)
+    _, answered, _ = trainer.step(3, always)
+    rollouts, advantages, returns = trainer.lesson
+    expected, targets = [], []
+    for i, ids in enumerate(rollouts.drawn.answers):
+        values = [*rollouts.values[i, : len(ids)].tolist(), 0.0]
+        ratios = (rollouts.log_probs - rollouts.reference_log_probs)[i, : len(ids)].tolist()
+        assert max(map(abs, ratios)) > 1e-3 and max(map(abs, values)) > 1e-2
+        earned = [-0.3 * ratio for ratio in ratios]
+        earned[-1] += answered.rewards.value[i]
+        found = [0.0]
+        for t in reversed(range(len(ids))):
+            found.insert(0, earned[t] + 0.9 * values[t + 1] - values[t] + 0.9 * 0.7 * found[0])
+        expected += found[:-1]
+        targets += [a + v for a, v in zip(found[:-1], values, strict=False)]
+    if whiten:
+        expected = (np.array(expected) - np.mean(expected)) / np.std(expected)
+    np.testing.assert_allclose(advantages[rollouts.mask].numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(returns[rollouts.mask].numpy(), targets, rtol=1e-4, atol=1e-5)
+
+
+def test_a_process_without_an_answer_in_a_minibatch_is_refused(words):
+    """Four answers in two processes are two for each: three minibatches would leave one empty."""
+    trainer = trainer_of(words, minibatches=3)
+    two = SimpleNamespace(num_processes=2)
+    with pytest.raises(SettingsError, match="2 answers in each of 2"):
+        PPOTrainer(trainer.settings, trainer.policy, trainer.reward, PROMPTS, accelerator=two)
+
+
+def test_a_policy_that_became_nan_is_told(words):
+    trainer = trainer_of(words)
+    with torch.no_grad():
+        next(iter(trainer.parameters.values())).fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="next token"):
+        trainer.step(1, always)
+
+
+def test_a_padding_token_that_the_model_has_no_row_for_is_not_taken(words, tmp_path):
+    """The tokenizer's own would be id 8 of a table of 8 rows."""
+    folder = tmp_path / "policy"
+    shutil.copytree(words, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    trainer, plain = trainer_of(str(folder)), trainer_of(words)
+    assert trainer.policy.tokenizer.pad_token_id == 8
+    first, second = (one.roll_out(requests(one, 2), 1) for one in (trainer, plain))
+    assert first.drawn.answers == second.drawn.answers

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,18 +56,50 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What lies in a checkpoint, read."""
+
+    document: dict[str, Any]
+    trained: dict[str, Tensor]
+    within: dict[str, Tensor] | None
+    kept: dict[str, Any]
+
+
+def _content(checkpoint: Path) -> _Content:
+    return _Content(
+        document=json.loads((checkpoint / _STATE).read_text(encoding="utf-8")),
+        trained=load_file(checkpoint / _TRAINED),
+        within=load_file(checkpoint / _WITHIN) if (checkpoint / _WITHIN).is_file() else None,
+        kept=torch.load(checkpoint / _OPTIMISER, map_location="cpu", weights_only=True),
+    )
+
+
+def last_readable(folder: Path, say: Callable[[str], object]) -> Path | None:
+    """The newest checkpoint that can be read; newer ones, which a disk has spoilt, are removed, and that is said."""
+    for checkpoint in reversed(complete_checkpoints(folder)):
+        try:
+            _content(checkpoint)
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"warning: {checkpoint.name} cannot be read ({reason[:100]}) and was removed; the one before is tried")
+            shutil.rmtree(checkpoint)
+        else:
+            return checkpoint
+    return None
+
+
 def load_checkpoint(trainer: PPOTrainer, checkpoint: Path) -> tuple[int, dict[str, Tensor] | None, dict[str, Any]]:
     """Put a trainer where it was; returns the step, the last policy within the budget, and the facts of the run."""
-    document = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-    trainer.put(load_file(checkpoint / _TRAINED))
-    kept = torch.load(checkpoint / _OPTIMISER, map_location="cpu", weights_only=True)
+    content = _content(checkpoint)
+    document, kept = content.document, content.kept
+    trainer.put(content.trained)
     trainer.optimiser.load_state_dict(kept["optimiser"])
     if trainer.accelerator.scaler is not None and kept["scaler"] is not None:
         trainer.accelerator.scaler.load_state_dict(kept["scaler"])
     trainer.restore(document["trainer"])
     _restore_random(kept["random"])
-    within = load_file(checkpoint / _WITHIN) if (checkpoint / _WITHIN).is_file() else None
-    return int(document["step"]), within, document["facts"]
+    return int(document["step"]), content.within, document["facts"]
 
 
 def _random_state() -> dict[str, Any]:

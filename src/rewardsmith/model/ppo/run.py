@@ -24,10 +24,11 @@ from rewardsmith.model.artefact import WEIGHTS
 from rewardsmith.model.network import quiet_loading, source_folder
 from rewardsmith.model.policy import Policy
 from rewardsmith.model.ppo.actor import add_adapters, check_peft, save_policy, store_frozen
-from rewardsmith.model.ppo.checkpoints import load_checkpoint, save_checkpoint
+from rewardsmith.model.ppo.checkpoints import last_readable, load_checkpoint, save_checkpoint
 from rewardsmith.model.ppo.trainer import Answered, PPOTrainer, Row, accelerator_for
 from rewardsmith.model.precision import choose_device, choose_precision, prepare_process
 from rewardsmith.model.run_folder import check_out, run_folder
+from rewardsmith.remote import is_url, without_credentials
 from rewardsmith.storage import atomic_folder, file_sha256, text_sha256, write_json
 from rewardsmith.use.policy_change import policy_change
 from rewardsmith.use.ppo_plots import ppo_curves
@@ -67,12 +68,15 @@ class PPORun:
     report: dict[str, Any]
 
 
-def check_settings(settings: PPOSettings, shaping: Shaping | None = None, *, overwrite: bool = False) -> None:
+def check_settings(
+    settings: PPOSettings, shaping: Shaping | None = None, *, evaluates: bool = False, overwrite: bool = False
+) -> None:
     """Everything that can be judged without prompts or weights.
 
     Args:
         settings: of the run.
         shaping: of the rewards, where it is known.
+        evaluates: whether there are held-out prompts.
         overwrite: whether a run in `out` may be replaced.
 
     Raises:
@@ -93,6 +97,8 @@ def check_settings(settings: PPOSettings, shaping: Shaping | None = None, *, ove
             )
         if settings.answers_per_prompt == 1:
             check_needs(shaping, {"groups": "Set answers_per_prompt to 2 or more, or leave the step out."})
+        if evaluates and settings.eval_answers == 1:
+            check_needs(shaping, {"groups": "Set eval_answers to 2 or more too, or leave the step out."})
     check_out(Path(settings.out), overwrite)
 
 
@@ -170,7 +176,8 @@ def ppo_run(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     shaping = getattr(reward, "shaping", None)
-    check_settings(settings, shaping if isinstance(shaping, Shaping) else None, overwrite=overwrite)
+    shaping = shaping if isinstance(shaping, Shaping) else None
+    check_settings(settings, shaping, evaluates=bool(eval_prompts), overwrite=overwrite)
     held = list(eval_prompts)[: settings.max_eval_prompts]
     train = _apart(prompts, eval_prompts, say)
     prepare_process(threads=settings.threads, seed=settings.seed)
@@ -181,7 +188,7 @@ def ppo_run(
         ),
         "data": {"prompts": _fingerprint(train), "eval_prompts": _fingerprint(held)},
         "policy": file_sha256(Path(source) / WEIGHTS) if (Path(source) / WEIGHTS).is_file() else Path(source).name,
-        "reward": dict(reward_identity or {}),
+        "reward": dict(reward_identity or {}) | _identity_of(shaping),
     }
     precision = choose_precision(settings.precision, choose_device(settings.device), "")
     accelerator = accelerator_for(settings, precision.name)
@@ -205,14 +212,15 @@ def ppo_run(
     if not accelerator.is_main_process:  # the others work along; files are the main process's
         yield _fit(trainer, out, held, _told(accelerator, None), _Files(None), on_step=None, say=lambda text: None)
         return
-    with run_folder(out, identity, overwrite=overwrite, say=say) as resume_from:
+    with run_folder(out, identity, overwrite=overwrite, say=say) as found:
+        resume_from = None if found is None else last_readable(out / "checkpoints", say)
         for half in (out / "checkpoints").glob(".checkpoint-*"):  # of a killed run
             shutil.rmtree(half, ignore_errors=True)
         manifest = Manifest.open(
             out / FILE_NAME,
             verb="ppo",
-            settings=settings.model_dump(mode="json"),
-            command=[Path(word).name if "/" in word else word for word in command],
+            settings={key: _without_secrets(value) for key, value in settings.model_dump(mode="json").items()},
+            command=[Path(word).name if "/" in word else word for word in map(_without_secrets, command)],
             identity=identity,
             precision={"name": precision.name, "reason": precision.reason},
             device={"type": accelerator.device.type, "threads": torch.get_num_threads()},
@@ -224,6 +232,21 @@ def ppo_run(
             yield run
             write_json(out / REPORT, run.report)
             manifest.close("finished", reason=run.reason, kept=run.report["kept"])
+
+
+def _identity_of(shaping: Shaping | None) -> dict[str, str]:
+    """What tells shapings apart; nothing where there is no step."""
+    if shaping is None or not shaping.terms:
+        return {}
+    return {"shaping": text_sha256(json.dumps(shaping.as_dict(), sort_keys=True))}
+
+
+def _without_secrets(value: Any) -> Any:
+    """The address of a server without its user and password, also where a flag stands before it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    flag, equals, address = value.partition("=") if value.startswith("-") or "=http" in value else ("", "", value)
+    return f"{flag}{equals}{without_credentials(address)}" if is_url(address) else value
 
 
 def _told(accelerator: Any, resume_from: Path | None) -> Path | None:
@@ -430,7 +453,14 @@ def _before(
     if not held:
         return None
     if not is_fresh:  # written before the first step
-        return _answered(_rows(out / BEFORE))
+        rows = _rows(out / BEFORE)
+        if len(rows) != len(held) * trainer.settings.eval_answers:
+            raise DataError(
+                f"{len(held) * trainer.settings.eval_answers} answers in {BEFORE}, of before the interrupted run",
+                f"{len(rows)}",
+                "Run again with --overwrite.",
+            )
+        return _answered(rows)
     answered = trainer.answer(held, trainer.settings.eval_answers)
     if files.out is not None:
         io.write_rows(out / BEFORE, sample_rows(answered))

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rewardsmith.config import PPOSettings
-from rewardsmith.data.schema import Prompt
+from rewardsmith.data.schema import Prompt, prompt_key
 from rewardsmith.errors import NonFiniteError, SettingsError
 from rewardsmith.model.batching import scoring_plan
 from rewardsmith.model.policy import Policy
@@ -94,7 +94,7 @@ class PPOTrainer:
         accelerator: see `accelerator_for`.
 
     Raises:
-        SettingsError: if the prompts of a step cannot be shared out evenly among the processes.
+        SettingsError: if the prompts of a step cannot be shared out evenly among the processes, or a process has fewer answers than minibatches.
     """
 
     def __init__(
@@ -111,6 +111,13 @@ class PPOTrainer:
         if settings.prompts_per_step % ranks:
             raise SettingsError(
                 f"prompts_per_step that divides by the {ranks} processes", f"{settings.prompts_per_step}", "Change it."
+            )
+        share = settings.prompts_per_step // ranks * settings.answers_per_prompt
+        if settings.minibatches > share:
+            raise SettingsError(
+                "`minibatches` of at most the answers of a process",
+                f"{settings.minibatches} for {share} answers in each of {ranks} processes",
+                "Lower minibatches, or raise prompts_per_step.",
             )
         self.settings, self.policy, self.reward, self.prompts = settings, policy, reward, list(prompts)
         self.accelerator = accelerator
@@ -145,14 +152,18 @@ class PPOTrainer:
         """What is answered in a step: the next prompts of an endless order in which each comes once before any comes again."""
         settings = self.settings
         start = (step - 1) * settings.prompts_per_step
-        seen: dict[int, int] = {}
+        orders: dict[int, NDArray[np.int64]] = {}
+        seen: dict[str, int] = {}
         found = []
         for position in range(start, start + settings.prompts_per_step):
             turn, place = divmod(position, len(self.prompts))
-            i = int(np.random.default_rng([settings.seed, turn]).permutation(len(self.prompts))[place])
-            first = seen.get(i, 0)  # a prompt that comes again within a step gets answers of its own
-            seen[i] = first + settings.answers_per_prompt
-            found += [Request(self.prompts[i], first + k) for k in range(settings.answers_per_prompt)]
+            if turn not in orders:
+                orders[turn] = np.random.default_rng([settings.seed, turn]).permutation(len(self.prompts))
+            prompt = self.prompts[orders[turn][place]]
+            key = prompt_key(prompt)
+            first = seen.get(key, 0)  # a prompt that comes again within a step gets answers of its own
+            seen[key] = first + settings.answers_per_prompt
+            found += [Request(prompt, first + k) for k in range(settings.answers_per_prompt)]
         return found
 
     def roll_out(self, requests: Sequence[Request], step: int) -> Rollouts:
@@ -184,7 +195,19 @@ class PPOTrainer:
         """Answer prompts and have the answers rewarded; nothing is learned. Step 0 is that of evaluations."""
         asked = [Request(prompt, k) for prompt in prompts for k in range(num_answers)]
         rollouts = self.roll_out(self.mine(asked, num_answers), step)
-        return self.everyones(rollouts.samples, self.reward.rewards(rollouts.samples), rollouts.kl_of_answers)
+        return self.everyones(rollouts.samples, self.rewards_of(rollouts.samples), rollouts.kl_of_answers)
+
+    def rewards_of(self, samples: Sequence[Sample]) -> Rewards:
+        """What the reward function gives.
+
+        Raises:
+            ScoreError: if that is not a finite reward and a finite score for each.
+            RewardsmithError: of the reward function.
+        """
+        rewards = self.reward.rewards(samples)
+        for values in (rewards.value, rewards.score):
+            checked_rewards(np.asarray(values, np.float64), len(samples))
+        return rewards
 
     def kl_at(self, step: int) -> float:
         """Nats an answer between the policy and its reference, on the prompts of a step; nothing is learned."""
@@ -211,8 +234,7 @@ class PPOTrainer:
         requests = self.mine(self.requests_of(step), self.settings.answers_per_prompt)
         rollouts = self.roll_out(requests, step)
         times.append(time.perf_counter())
-        rewards = self.reward.rewards(rollouts.samples)
-        checked_rewards(np.asarray(rewards.value, np.float64), len(rollouts.samples))
+        rewards = self.rewards_of(rollouts.samples)
         everyone = self.everyones(rollouts.samples, rewards, rollouts.kl_of_answers)
         times.append(time.perf_counter())
         row = {"step": step, **self._described(everyone, rollouts)}
@@ -383,10 +405,10 @@ class PPOTrainer:
                 'Lower learning_rate or set precision = "float32"; the last good checkpoint is kept.',
             )
         self.accelerator.backward(loss * scale)
-        change = (log_probs - old_log_probs)[mask].detach().double()
+        change = (log_probs - old_log_probs)[mask].detach().cpu().double()  # not every device has float64
         moved = kl_estimate(-change, "k3", exp=torch.exp).sum()
-        added = torch.stack([policy_loss.detach().double(), value_loss.detach().double(), clipped[mask].sum(), moved])
-        return added.double().cpu(), float((change.exp() - 1).abs().max())
+        sums = torch.stack([policy_loss.detach(), value_loss.detach(), clipped[mask].sum().float()]).cpu().double()
+        return torch.cat([sums, moved[None]]), float((change.exp() - 1).abs().max())
 
     # ---- processes
 
