@@ -191,6 +191,8 @@ class TrainSettings(_Settings):
     """Where to train."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; all cores when unset."""
+    shard: bool = False
+    """Several processes: deal weights, gradients and optimiser state out over them (FSDP2) instead of giving each the whole."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Any other field of transformers.TrainingArguments, handed on untouched; wins over its twin above."""
 

@@ -150,8 +150,7 @@ def test_two_processes_are_one_run(tiny, toy_pairs, tmp_path):
         assert ours["log_loss"] == pytest.approx(theirs["log_loss"], abs=1e-5)
     texts = [(f"How do I mend item {i}?", f"Gladly, use glue number {i}.") for i in range(9)]
     here, there = (RewardModel.load(tmp_path / name).score(texts) for name in ("one", "two"))
-    # Within promise 2, 1e-5 x max(1, |s|) for one pass: ten steps in float32 add up their roundings.
-    assert np.all(np.abs(here - there) <= 1e-4 * np.maximum(1, np.abs(here)))
+    assert np.all(np.abs(here - there) <= 1e-5 * np.maximum(1, np.abs(here)))
     # The first one writes and speaks, the other does neither.
     assert "saved and proven" in (tmp_path / "said-0").read_text()
     assert (tmp_path / "said-1").read_text() == "no report"
@@ -315,10 +314,10 @@ def test_what_would_not_be_one_run_is_refused(tiny, toy_pairs, tmp_path, monkeyp
         settings = build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run", trainer=table))
         with pytest.raises(SettingsError, match="each hold the whole model"):
             check_trainer_table(settings)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(SettingsError, match="each hold the whole model"):
         check_trainer_table(build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run")))
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
     monkeypatch.setenv("WORLD_SIZE", "3")
     settings = build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run"))
     with pytest.raises(SettingsError, match=r"divides by 3 \(1 accumulation steps x 3 processes\)"):

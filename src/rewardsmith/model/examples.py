@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,7 @@ class Part:
         rows: of the examples in their table, (B,).
         weight: the share of the batch's examples that are here.
         num_tokens: that are read, padding not counted.
+        spare: batches to read along for the sake of other processes; what the network says of them weighs nothing.
     """
 
     batches: list[tuple[Batch | PackedBatch, Tensor]]
@@ -254,6 +255,7 @@ class Part:
     rows: Tensor
     weight: float
     num_tokens: int
+    spare: list[Batch | PackedBatch] = field(default_factory=list)
 
     def in_order(self, outputs: list[Tensor]) -> Tensor:
         """What the network says of each batch, as one (N, A) in the order of the answers."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rewardsmith.errors import NoGradientError, NonFiniteError, StuckError
+from rewardsmith.model import processes
+from rewardsmith.model.sharding import local
 
 GRADIENT_STEPS = 3
 STUCK_STEPS = 20
@@ -65,16 +67,17 @@ class GradientGuard:
             return
         self.steps += 1
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not _EXPERTS.search(name)}
-        for name, parameter in trained.items():
-            if parameter.grad is None:
-                continue
-            if not bool(torch.isfinite(parameter.grad).all()):
+        found = [_look_at(parameter) for parameter in trained.values()]
+        # Of a gradient that is dealt out over processes each of them sees a part.
+        infinite, moved = (processes.sums([one[i] for one in found]) for i in (0, 1))
+        for name, is_infinite, has_moved in zip(trained, infinite, moved, strict=True):
+            if is_infinite:
                 raise NonFiniteError(
                     "finite gradients",
                     f"NaN or infinity in {name} at step {step}",
                     'Lower learning_rate or set precision = "float32".',
                 )
-            if parameter.ndim < 2 or bool((parameter.grad != 0).any()):
+            if has_moved:
                 self.seen.add(name)
         missing = sorted(set(trained) - self.seen)
         if self.steps == GRADIENT_STEPS and missing:
@@ -83,6 +86,14 @@ class GradientGuard:
                 f"none in {len(missing)} of {len(trained)}: {', '.join(missing[:5])}",
                 "Freeze what the score does not use, or check checkpointing (use_reentrant = false) and the pooling.",
             )
+
+
+def _look_at(parameter: nn.Parameter) -> tuple[bool, bool]:
+    """Of a parameter's gradient, as far as this process holds it: (NaN or infinite somewhere, there as far as there must be one)."""
+    if parameter.grad is None:
+        return False, False
+    gradient = local(parameter.grad)
+    return not bool(torch.isfinite(gradient).all()), parameter.ndim < 2 or bool((gradient != 0).any())
 
 
 @dataclass

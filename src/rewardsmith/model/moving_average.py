@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rewardsmith.model import processes
+from rewardsmith.model.sharding import fill, whole
+
 FILE_NAME = "average.safetensors"
 
 
@@ -53,13 +56,14 @@ class WeightAverage:
                 parameter.copy_(weights[name])
 
     def save(self, folder: Path) -> None:
-        """Write the average into a checkpoint."""
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.average.items()}
-        save_file({**tensors, "steps": torch.tensor([self.steps])}, folder / FILE_NAME)
+        """Have the first process write the average into a checkpoint; all of them must call it, for each may hold a part."""
+        tensors = {name: whole(tensor).contiguous() for name, tensor in self.average.items()}
+        if processes.is_first():
+            save_file({**tensors, "steps": torch.tensor([self.steps])}, folder / FILE_NAME)
 
     def load(self, folder: Path) -> None:
         """Go on from the average in a checkpoint."""
         tensors = load_file(folder / FILE_NAME)
         self.steps = int(tensors.pop("steps"))
         for name, tensor in tensors.items():
-            self.average[name].copy_(tensor)
+            fill(self.average[name], tensor)

@@ -110,7 +110,8 @@ class Network:
             states = backbone(**inputs, use_cache=False).last_hidden_state
             rows = torch.arange(len(states), device=states.device)
             return self.head_module(states[rows, last_positions(batch.attention_mask)])
-        return self.model(**inputs).logits.float()
+        # Its forward, not itself: a routed model (see `trainer.route`) is in a call already, and what acts on calls must see one.
+        return self.model.forward(**inputs).logits.float()
 
     def _packed_outputs(self, batch: PackedBatch) -> Tensor:
         if self.backbone_config._attn_implementation != NAME:

@@ -49,17 +49,18 @@ def parameter_groups(network: Network, rates: Rates, decayed: Collection[str]) -
         SettingsError: if layer_decay is below 1 and the backbone has no stack of layers.
     """
     stack = layer_stack(network) if rates.layer_decay < 1 else None
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in network.model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = rates.weight_decay if name in decayed else 0.0
-        rate = rates.base
-        if name.startswith(f"{OBJECTIVE}."):
+        rate, of_objective = rates.base, name.startswith(f"{OBJECTIVE}.")
+        if of_objective:
             rate, decay = max(_OBJECTIVE_RATE, rate), 0.0
         elif name.startswith(f"{network.head_name}."):
             rate = rates.base if rates.head is None else rates.head
         elif stack is not None:
             rate = rates.base * rates.layer_decay ** max(0, stack.count - stack.depth_of(name))
-        groups[rate, decay].append(parameter)
-    return [{"params": items, "lr": rate, "weight_decay": decay} for (rate, decay), items in groups.items()]
+        # By itself whatever its rate: sharded weights and whole ones cannot be stepped together.
+        groups[rate, decay, of_objective].append(parameter)
+    return [{"params": items, "lr": rate, "weight_decay": decay} for (rate, decay, _), items in groups.items()]

@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -113,13 +113,22 @@ def share(value: Shared) -> Shared:
 
 def sums(numbers: Sequence[float]) -> list[float]:
     """Each number summed over the processes, in float64: a mean over all is a sum over a sum, never a mean of means."""
+    return _reduced(numbers, dist.ReduceOp.SUM)
+
+
+def _reduced(numbers: Sequence[float], how: Any) -> list[float]:
     if count() == 1:
         return list(numbers)
     total = torch.tensor(numbers, dtype=torch.float64)
     if dist.get_backend() == "nccl":
         total = total.cuda()
-    dist.all_reduce(total)
+    dist.all_reduce(total, how)
     return [float(x) for x in total.tolist()]
+
+
+def largest(numbers: Sequence[float]) -> list[float]:
+    """The largest of each number over the processes."""
+    return _reduced(numbers, dist.ReduceOp.MAX)
 
 
 def share_of(rows: NDArray[np.int64], *, rank: int, ranks: int) -> NDArray[np.int64]:
@@ -151,7 +160,7 @@ def read_in_shares(
     # Cuts where the tokens before them are a rank's share of all.
     cuts = np.searchsorted(costs, costs[-1] * np.arange(1, count()) / count())
     mine = np.split(order, cuts)[place()]
-    found = read(table.take(first[mine])) if len(mine) else np.zeros((0, width), dtype=np.float32)
+    found = read(table.take(first[mine]))
     shares: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [None] * count()  # type: ignore[list-item]
     dist.all_gather_object(shares, (mine, found))
     return _placed(shares, len(first), width)[copies]

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rewardsmith.errors import OutputError
 from rewardsmith.model import processes
@@ -32,6 +34,7 @@ from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import Network
 from rewardsmith.model.optimiser import Rates, parameter_groups
 from rewardsmith.model.packing import PackedBatch
+from rewardsmith.model.sharding import Sharding
 from rewardsmith.storage import write_json
 
 PROGRESS = "progress.json"
@@ -134,6 +137,7 @@ class PreferenceTrainer(Trainer):
         dtype: the number format of the steps, for diagnoses.
         rates: learning rates by place in the network.
         average: of the weights, or None; it is saved with every checkpoint and loaded with it.
+        sharding: of the network, where its weights are dealt out over the processes.
     """
 
     def __init__(
@@ -148,10 +152,11 @@ class PreferenceTrainer(Trainer):
         rates: Rates,
         average: WeightAverage | None,
         callbacks: list[Any],
+        sharding: Sharding | None = None,
     ) -> None:
         """Hand everything that is the Trainer's to the Trainer."""
         self.network, self.table, self.objective, self.dtype_name, self.rates = network, table, objective, dtype, rates
-        self.average, self.collator = average, collator
+        self.average, self.collator, self.sharding = average, collator, sharding
         self._margins: list[Tensor] = []  # of the parts of the step that is going on
         self._staging: Path | None = None  # where a checkpoint is being made
         self._progress: dict[str, Any] = {}  # of the checkpoint that was loaded
@@ -169,6 +174,8 @@ class PreferenceTrainer(Trainer):
         # The batch loss is a mean over examples: the Trainer divides it by the accumulated steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
+        # The Trainer's own name for weights that nobody has to wrap any more.
+        self.is_distributed_loading_by_transformers = sharding is not None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return ExampleSampler(
@@ -199,7 +206,7 @@ class PreferenceTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one batch, part by part: its gradient is that of the whole, its memory that of the largest part."""
-        parts: list[Part] = inputs["parts"]
+        parts: list[Part] = inputs["parts"] if self.sharding is None else self.sharding.even(inputs["parts"])
         losses, self._margins = [], []
         for part in parts:
             # Ranks exchange gradients once, when the batch is complete.
@@ -225,11 +232,13 @@ class PreferenceTrainer(Trainer):
         # accelerate puts its autocast around the model's forward, which most paths go around.
         with self.accelerator.autocast():
             outputs = part.in_order([model(batch=batch) for batch, _ in part.batches])  # (N, A)
+            spare = [model(batch=batch).sum() for batch in part.spare]
         losses = self.objective(outputs, part.labels)  # (B,)
         loss = batch_loss(losses, part.labels.weight) * part.weight
         step = self.state.global_step + 1
         rows = [self.table.ids[i] for i in part.rows.tolist()]
         check_finite(loss.detach(), outputs.detach(), part.labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
+        loss = loss + 0.0 * sum(spare)
         scores = self.objective.score(outputs.detach())  # (N, A) -> (N,)
         margins = scores[part.better[:, 0]] - scores[part.better[:, 1]]
         if part.weight:
@@ -263,9 +272,21 @@ class PreferenceTrainer(Trainer):
             self.optimizer = kind(parameter_groups(self.network, self.rates, decayed), **options)
         return self.optimizer
 
+    def _defer_fsdp_gradient_reduction(self) -> contextlib.AbstractContextManager[None]:
+        """Called when weights are dealt out: not deferred over accumulated steps, for whole gradients are what there is no room for."""
+        return contextlib.nullcontext()
+
+    def _sync_replicated_trainable_parameters(self, model: nn.Module) -> None:
+        """Called when weights are dealt out: what the loss learns is not, and the Trainer's own asks for a mean, which gloo cannot."""
+        assert self.sharding is not None
+        self.sharding.average_gradients(self.objective.parameters())
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The Trainer's own, and with it the average of the weights and what stood between two log lines."""
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.sharding is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.sharding.load(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint))
         self._progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
@@ -290,10 +311,31 @@ class PreferenceTrainer(Trainer):
         """The backbone's weights that are not trained are those of the source: a checkpoint leaves them out."""
         inner = f"{self.network.model.base_model_prefix}."
         frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad and n.startswith(inner)}
+        if self.sharding is not None:
+            state_dict = self.sharding.gather()
+            if not self.args.should_save:
+                return
         if frozen:
             whole = self.model.state_dict() if state_dict is None else state_dict
             state_dict = {name: tensor for name, tensor in whole.items() if name not in frozen}
         super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The Trainer's own, but where every process holds a part of the optimiser's state."""
+        if self.sharding is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        self.sharding.save_optimiser(self.optimizer.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Likewise."""
+        if self.sharding is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        self.sharding.load_optimiser(self.optimizer.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Made beside the others, sealed, given its name; only then are older ones removed. At every moment the last good one is there."""
@@ -311,10 +353,10 @@ class PreferenceTrainer(Trainer):
                 "last_logged": self._globalstep_last_logged,
                 "sums": self.statistics.sums(),  # which all processes come to when they have written their generators
             }
+            made = self._staging / f"checkpoint-{step}"
+            if self.average is not None:
+                self.average.save(made)
             if self.args.should_save:
-                made = self._staging / f"checkpoint-{step}"
-                if self.average is not None:
-                    self.average.save(made)
                 write_json(made / PROGRESS, progress)
                 seal(made, step, processes=self.args.world_size)
                 publish(made, folder / made.name)

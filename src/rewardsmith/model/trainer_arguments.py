@@ -38,9 +38,9 @@ _OURS = {
 }
 
 
-# What shards a model over processes, by its name in TrainingArguments and by how `accelerate launch` asks for it.
+# What shards a model over processes in other ways than `shard`, by its name in TrainingArguments and by how `accelerate launch` asks for it.
 _SHARDED = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
-_SHARDED_BY_LAUNCHER = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG")
+_SHARDED_BY_LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG")
 
 
 def check_trainer_table(settings: TrainSettings) -> list[str]:
@@ -53,9 +53,9 @@ def check_trainer_table(settings: TrainSettings) -> list[str]:
     sharded += [name for name in _SHARDED_BY_LAUNCHER if os.environ.get(name, "").lower() in ("1", "true", "yes")]
     if sharded:
         raise SettingsError(
-            "processes that each hold the whole model (DDP)",
-            f"{sharded[0]}, which shards it",
-            "Leave it out; what does not fit one device trains with lora, freeze or trainer.gradient_checkpointing.",
+            "processes that each hold the whole model, or shard = true",
+            f"{sharded[0]}, which shards it another way",
+            "Leave it out; shard = true deals weights, gradients and optimiser out as FSDP2 and ZeRO-3 do.",
         )
     known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
     for name in settings.trainer:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 from transformers import TrainerState
@@ -32,6 +33,7 @@ from rewardsmith.manifest import FILE_NAME, Manifest, plain_command, timed
 from rewardsmith.model import artefact, processes
 from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
+from rewardsmith.model.batching import Batch
 from rewardsmith.model.batching_choice import BatchingChoice, choose_batching
 from rewardsmith.model.callbacks import (
     DEV_HISTORY,
@@ -63,14 +65,16 @@ from rewardsmith.model.network import (
     source_folder,
 )
 from rewardsmith.model.optimiser import OBJECTIVE, Rates
+from rewardsmith.model.packing import PackedBatch
 from rewardsmith.model.padding import give_pad_token
 from rewardsmith.model.pooling import reads_left_to_right
 from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
 from rewardsmith.model.provenance import base_files, device_facts, device_memory
-from rewardsmith.model.render import Renderer, RenderSpec, resolve_encoding, with_end_token
+from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding, with_end_token
 from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
 from rewardsmith.model.saving import measure_saving
-from rewardsmith.model.scoring import head_outputs
+from rewardsmith.model.scoring import batches, head_outputs
+from rewardsmith.model.sharding import Sharding, asked_by_launcher, check_sharding, shard
 from rewardsmith.model.token_cache import default_folder
 from rewardsmith.model.trained_parts import choose_trained, prepare_head
 from rewardsmith.model.trainer import PreferenceTrainer, unroute
@@ -134,6 +138,7 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
     build_arguments(settings, Path(settings.out) / "checkpoints", precision="float32", device=device)
     _check_swap(settings)
     check_head(settings)
+    check_sharding(settings)
     if settings.patience and settings.trainer.get("save_strategy") == "no":
         raise SettingsError(
             "checkpoints, at which the dev part is scored, for patience",
@@ -187,6 +192,7 @@ def training_run(
 
     if not processes.is_first():
         console = Console(quiet=True)
+    settings = asked_by_launcher(settings)
     processes.join(choose_device(settings.device), seconds=float(settings.trainer.get("ddp_timeout", 1800)))
     for note in check_settings(settings, overwrite=overwrite):
         say(note)
@@ -457,7 +463,12 @@ def _fit(
     pad_id, with_types = prepared.renderer.tokenizer.pad_token_id or 0, prepared.renderer.uses_types
     # What the loss learns is a part of the model while it trains: optimiser, checkpoints and devices then know it.
     network.model.add_module(OBJECTIVE, prepared.objective)
-    network.model.to(prepared.device)
+    sharding = None
+    if settings.shard:
+        sharding = shard(network, prepared.device, precision=prepared.precision.name)
+        say(f"shard: weights, gradients and optimiser are dealt out over {processes.count()} processes")
+    else:
+        network.model.to(prepared.device)
     reader = FeatureReader(
         network, prepared.renderer, prepared.device, prepared.batching, default_folder() if settings.cache else None
     )
@@ -479,6 +490,7 @@ def _fit(
                 device=prepared.device,
                 precision=prepared.precision.name,
                 batching=learner.batching,
+                sharding=sharding,
             )
 
     def warn_of_leak(start: DevPoint) -> None:
@@ -498,8 +510,10 @@ def _fit(
             learned = solve_on_features(learner, prepared.objective, data.train, data.dev, settings, selection, say=say)
         else:
             learned = _take_steps(
-                settings, prepared, learner, checkpoints, average, selection, resume_from, console, say
+                settings, prepared, learner, checkpoints, average, selection, resume_from, console, say, sharding
             )
+    if sharding is not None:
+        sharding.dissolve(prepared.device)
     processes.leave()
     if manifest is None:
         return None
@@ -586,11 +600,16 @@ def _take_steps(
     resume_from: Path | None,
     console: Console,
     say: Say,
+    sharding: Sharding | None,
 ) -> Learned:
     """Train with the Trainer, and leave the weights of the kept checkpoint in the network."""
     arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
     collator, facts = learner.collator(settings.batch_tokens), {}
-    if learner.batching.share and len(learner.table) * settings.epochs >= _MEASURED_STEPS * settings.batch_size:
+    if (
+        sharding is None
+        and learner.batching.share
+        and len(learner.table) * settings.epochs >= _MEASURED_STEPS * settings.batch_size
+    ):
         saving = measure_saving(learner.network, collator, precision=prepared.precision.name, device=prepared.device)
         say(saving.describe())
         facts["sharing"] = vars(saving)
@@ -610,6 +629,7 @@ def _take_steps(
         average=average,
         rates=Rates(arguments.learning_rate, arguments.weight_decay, settings.head_learning_rate, settings.layer_decay),
         callbacks=callbacks,
+        sharding=sharding,
     )
     trainer.add_callback(GradientCallback(trainer.gradient_guard, trainer.stuck_guard))
     for noisy in (PrinterCallback, TqdmCallback):
@@ -664,25 +684,34 @@ def dev_numbers(
     device: torch.device,
     precision: Format,
     batching: BatchingChoice | None = None,
+    sharding: Sharding | None = None,
 ) -> tuple[float, float]:
     """(mean of the objective's dev losses, accuracy on the comparisons that the labels imply, ties one half) of a network as it is.
 
     The accuracy is 0.5 where the labels compare nothing.
     """
-    outputs = torch.from_numpy(
-        processes.read_in_shares(
-            table.tokens,
-            lambda tokens: head_outputs(
-                network,
+    batching = batching or choose_batching(network, device)
+
+    def first_text() -> Batch | PackedBatch:
+        _, batch = next(
+            batches(table.tokens, np.array([0]), 1, batching, pad_id=pad_id, with_types=with_types),
+        )
+        return batch.to(device)
+
+    def read(tokens: TokenTable) -> NDArray[np.float32]:
+        with contextlib.nullcontext(network) if sharding is None else sharding.reader(first_text) as reading:
+            return head_outputs(
+                reading,
                 tokens,
                 pad_id=pad_id,
                 with_types=with_types,
                 device=device,
                 precision=precision,
                 batching=batching,
-            ),
-            width=network.head_module.out_features,
-        )
+            )
+
+    outputs = torch.from_numpy(
+        processes.read_in_shares(table.tokens, read, width=network.head_module.out_features),
     )
     with torch.inference_mode():
         on_cpu = copy.deepcopy(objective).to("cpu")
