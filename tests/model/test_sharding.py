@@ -159,7 +159,7 @@ def test_sharded_processes_read_each_text_once(family, tiny, tmp_path):
         ),
         pytest.param("modernbert", {"trainer": {"gradient_accumulation_steps": 2}}, marks=pytest.mark.slow),
         pytest.param("deberta-v2", {"freeze": 1}, marks=pytest.mark.slow),
-        pytest.param("gpt2", {"layer_decay": 0.9, "head_learning_rate": 1e-2}, marks=pytest.mark.slow),
+        pytest.param("gpt2", {"layer_decay": 0.9, "head_learning_rate": 2e-3}, marks=pytest.mark.slow),
         pytest.param("qwen3", {"loss": {"name": "bradley_terry", "label_smoothing": 0.1}}, marks=pytest.mark.slow),
     ],
 )
@@ -180,9 +180,14 @@ def test_a_sharded_run_is_the_run_of_one_process(family, more, tiny, toy_pairs, 
             assert ours[name] == pytest.approx(value, abs=2e-5, rel=2e-5), name
     for ours, theirs in zip(report["dev_points"], alone["dev_points"], strict=True):
         assert ours["log_loss"] == pytest.approx(theirs["log_loss"], abs=1e-5)
-    texts = [(f"How do I mend item {i}?", f"Gladly, use glue number {i}.") for i in range(9)]
+    texts = [
+        (f"How do I mend item {i}?", answer * (i + 1)) for i in range(9) for answer in ("Gladly, use glue. ", "No. ")
+    ]
     here, there = (RewardModel.load(tmp_path / name).score(texts) for name in ("one", "two"))
-    assert np.all(np.abs(here - there) <= 1e-5 * np.maximum(1, np.abs(here)))
+    margins = here[::2] - here[1::2]
+    assert np.all(np.abs(margins - (there[::2] - there[1::2])) <= 1e-5 * np.maximum(1, np.abs(margins)))
+    # Bradley-Terry does not see the level: what shifts all scores alike (a last bias) has roundings for gradients, which Adam scales to full size.
+    assert np.all(np.abs(here - there) <= 1e-4 * np.maximum(1, np.abs(here)))
     first, second = (complete_checkpoints(tmp_path / run / "checkpoints")[-1] for run in ("one", "two"))
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (second, first))
     assert {n: (t.shape, t.dtype) for n, t in ours.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}

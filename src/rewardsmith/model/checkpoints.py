@@ -64,7 +64,7 @@ def processes_of(checkpoint: Path) -> int:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not what was written, or None. One without a list of its files (PPO's) only has to be complete.
+    """Why a checkpoint is not what was written, or None.
 
     >>> fault(Path("absent"))
     'incomplete'

@@ -24,9 +24,7 @@ from rewardsmith.model import processes
 from rewardsmith.model.batching import Batch, training_order
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.callbacks import ContinueCallback
-from rewardsmith.model.checkpoints import COMPLETE as COMPLETE
 from rewardsmith.model.checkpoints import STAGING, publish, rotate, seal
-from rewardsmith.model.checkpoints import complete_checkpoints as complete_checkpoints
 from rewardsmith.model.examples import ExampleCollator, ExampleRows, ExampleTable, Part
 from rewardsmith.model.guards import GradientGuard, StuckGuard, check_finite
 from rewardsmith.model.losses import Objective, batch_loss

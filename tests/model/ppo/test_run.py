@@ -317,7 +317,7 @@ def test_a_checkpoint_that_a_disk_has_spoilt_is_left_out(spoilt, words, tmp_path
         settings, Reward(bads), PROMPTS, on_step=lambda step, *_: seen.append(step), console=Console(file=said)
     )
     assert seen == ([1, 2, 3, 4, 5, 6] if "both" in spoilt else [3, 4, 5, 6])
-    assert "checkpoint-4 cannot be read" in said.getvalue()
+    assert "checkpoint-4 is corrupt" in said.getvalue()
     first, second = ((one.policy_folder / "model.safetensors").read_bytes() for one in (whole, resumed))
     assert first == second
 

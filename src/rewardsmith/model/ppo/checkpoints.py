@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rewardsmith.model.checkpoints import complete_checkpoints, fault, seal
 from rewardsmith.model.ppo.trainer import PPOTrainer
-from rewardsmith.model.trainer import COMPLETE, complete_checkpoints
 from rewardsmith.storage import atomic_folder, write_json
 
 _TRAINED, _WITHIN, _OPTIMISER, _STATE = "trained.safetensors", "within.safetensors", "optimiser.pt", "state.json"
@@ -51,7 +49,7 @@ def save_checkpoint(
             new / _OPTIMISER,
         )
         write_json(new / _STATE, {"step": step, "trainer": trainer.state(), "facts": dict(facts)})
-        write_json(new / COMPLETE, {"step": step})
+        seal(new, step)
     for old in complete_checkpoints(folder)[:-_KEPT]:
         shutil.rmtree(old)
 
@@ -76,16 +74,13 @@ def _content(checkpoint: Path) -> _Content:
 
 
 def last_readable(folder: Path, say: Callable[[str], object]) -> Path | None:
-    """The newest checkpoint that can be read; newer ones, which a disk has spoilt, are removed, and that is said."""
+    """The newest checkpoint that holds what was written; newer ones, which a disk has spoilt, are removed, and that is said."""
     for checkpoint in reversed(complete_checkpoints(folder)):
-        try:
-            _content(checkpoint)
-        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"warning: {checkpoint.name} cannot be read ({reason[:100]}) and was removed; the one before is tried")
-            shutil.rmtree(checkpoint)
-        else:
+        wrong = fault(checkpoint)
+        if wrong is None:
             return checkpoint
+        say(f"warning: {checkpoint.name} is {wrong}; it was removed, and the one before is tried")
+        shutil.rmtree(checkpoint)
     return None
 
 
