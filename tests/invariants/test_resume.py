@@ -101,7 +101,10 @@ def killed(settings, moment):
 
 def test_a_run_that_was_killed_ends_with_the_same_weights(tiny, toy_pairs, tmp_path):
     """Three kills of one run: in the middle of its first checkpoint, after a later one, and while the model folder is made."""
-    settings = functools.partial(recipe, tiny("bert"), toy_pairs, threads=1)
+    evaluated = tmp_path / "eval.jsonl"
+    row = '{{"prompt": "May I paint item {i}?", "chosen": "Yes, in {i} colours.", "rejected": "Ask later."}}\n'
+    evaluated.write_text("".join(row.format(i=i) for i in range(9)))
+    settings = functools.partial(recipe, tiny("bert"), toy_pairs, threads=1, eval_data=str(evaluated))
     whole, _ = train(settings(tmp_path / "whole"))
     out = tmp_path / "cut"
     assert killed(settings(out), lambda: is_saving(out))
@@ -112,6 +115,9 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tiny, toy_pairs, tmp_p
     assert "going on from checkpoint-" in said
     assert weights(out) == weights(tmp_path / "whole")
     assert numbers(report) == numbers(whole)
+    # Trap 23: the table of the eval pairs, score by score, and what is made of it.
+    assert (out / "pairs.jsonl").read_bytes() == (tmp_path / "whole" / "pairs.jsonl").read_bytes()
+    assert report["eval"]["num_pairs"] == 9 and report["eval"]["accuracy"] == whole["eval"]["accuracy"]
 
 
 class Cut(Exception):

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import rewardsmith
 from rewardsmith.config import LossSettings, TrainSettings, build
+from rewardsmith.data.schema import Preference
 from rewardsmith.errors import SettingsError, TrainingStopped
 from rewardsmith.model import processes
 from rewardsmith.model.batching import collate
@@ -35,6 +37,7 @@ from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.scoring import head_outputs
 from rewardsmith.model.trainer import PreferenceTrainer, ShareCollator, route
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table
+from rewardsmith.model.training import dev_numbers
 
 _KEPT: list[DistributedDataParallel] = []
 """Alive until the process ends, which forgets it without its destructor: torch's waits for gloo's thread with the interpreter's lock held, which that thread may want."""
@@ -217,35 +220,72 @@ def test_weights_of_two_processes_equal_those_of_one_in_float64(tiny, toy_pairs,
             torch.testing.assert_close(found[name], weight, atol=1e-9, rtol=0, msg=name)
 
 
-def reads(rank, base, ranks, folder):
-    """Nine texts, two of them alike, read in shares; how many this process read."""
-    processes.join(torch.device("cpu"), seconds=60)
+ANSWERS = ("Use glue. Press hard.", "No.")
+ROWS = [
+    Preference(str(i), f"How do I mend item {i}?", ANSWERS[i % 3 == 0] + " So." * i, ANSWERS[i % 3 != 0])
+    for i in range(8)
+]
+ROWS.append(replace(ROWS[2], id="8"))
+
+
+def nine_rows(base):
+    """A network, the nine texts (a prompt with its better answer) and the nine pairs; the last of each is the third once more."""
     network = build_network(base, pooling="auto", seed=0, dropout=False)
-    table = Renderer(load_tokenizer(base), RenderSpec(max_length=64)).encode([*TEXTS, TEXTS[2]])
-    numbers = []
+    torch.nn.init.normal_(network.head_module.weight, generator=torch.Generator().manual_seed(1))
+    renderer = Renderer(load_tokenizer(base), RenderSpec(max_length=64))
+    texts = renderer.encode([pair.chosen_pair for pair in ROWS])
+    pairs, _ = example_table(ROWS, renderer, LossSettings(), cache=None)
+    return network, texts, pairs
 
-    def read(tokens):
-        numbers.append(len(tokens))
-        return head_outputs(network, tokens, pad_id=0, with_types=False, device=torch.device("cpu"))
 
-    outputs = processes.read_in_shares(table, read, width=1)
-    torch.save({"outputs": outputs, "read": sum(numbers), "sums": processes.sums([rank + 1, 1])}, folder / f"{rank}.pt")
+def judged(network, pairs):
+    """(mean loss, accuracy) of the nine pairs."""
+    objective = LOSSES["bradley_terry"].build(LossSettings(), ROWS)
+    return dev_numbers(
+        network, pairs, objective, pad_id=0, with_types=False, device=torch.device("cpu"), precision="float32"
+    )
+
+
+def reads(rank, base, folder):
+    """The nine texts in batches of one to five, and how many of them this process read; then the nine pairs."""
+    processes.join(torch.device("cpu"), seconds=60)
+    network, texts, pairs = nine_rows(base)
+    found = {}
+    for size in range(1, 6):
+        numbers = []
+
+        def read(tokens, size=size, numbers=numbers):
+            numbers.append(len(tokens))
+            return head_outputs(
+                network, tokens, pad_id=0, with_types=False, device=torch.device("cpu"), batch_tokens=size * 64
+            )
+
+        found[size] = processes.read_in_shares(texts, read, width=1), sum(numbers)
+    torch.save(
+        {"by size": found, "judged": judged(network, pairs), "sums": processes.sums([rank + 1, 1])},
+        folder / f"{rank}.pt",
+    )
     assert processes.share(rank) == 0
     processes.leave()
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
 def test_nine_rows_are_read_once_each(ranks, tiny, tmp_path):
-    network = build_network(tiny("bert"), pooling="auto", seed=0, dropout=False)
-    table = Renderer(load_tokenizer(tiny("bert")), RenderSpec(max_length=64)).encode([*TEXTS, TEXTS[2]])
-    alone = head_outputs(network, table, pad_id=0, with_types=False, device=torch.device("cpu"))
-    assert together(reads, tiny("bert"), ranks, tmp_path, ranks=ranks) == [0] * ranks
+    """Trap 23: by any number of processes in batches of any size; their mean loss and accuracy are those of one process."""
+    network, texts, pairs = nine_rows(tiny("bert"))
+    alone = head_outputs(network, texts, pad_id=0, with_types=False, device=torch.device("cpu"))
+    assert together(reads, tiny("bert"), tmp_path, ranks=ranks) == [0] * ranks
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
-    assert sum(one["read"] for one in found) == 8  # the ninth has the ids of the third
+    for size in range(1, 6):
+        assert sum(one["by size"][size][1] for one in found) == 8  # the ninth has the ids of the third
+    mean_loss, accuracy = judged(network, pairs)
+    assert 0 < accuracy < 1
     for one in found:
         assert one["sums"] == [ranks * (ranks + 1) / 2, ranks]
-        assert np.allclose(one["outputs"], alone, atol=1e-5)
-        assert one["outputs"][8] == one["outputs"][2]
+        assert one["judged"][0] == pytest.approx(mean_loss, abs=1e-6) and one["judged"][1] == accuracy
+        for outputs, _ in one["by size"].values():
+            assert np.allclose(outputs, alone, atol=1e-5, rtol=1e-5)
+            assert outputs[8] == outputs[2]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 5])
