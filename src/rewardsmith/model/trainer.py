@@ -32,6 +32,7 @@ from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import Network
 from rewardsmith.model.optimiser import Rates, parameter_groups
 from rewardsmith.model.packing import PackedBatch
+from rewardsmith.model.windows import WindowCollator, Windows, WindowSampler
 from rewardsmith.storage import write_json
 
 PROGRESS = "progress.json"
@@ -109,7 +110,7 @@ class ShareCollator:
         ranks: how many there are.
     """
 
-    collator: ExampleCollator
+    collator: ExampleCollator | WindowCollator
     rank: int
     ranks: int
 
@@ -127,7 +128,7 @@ class PreferenceTrainer(Trainer):
 
     Args:
         network: to train.
-        table: the training examples.
+        table: the training examples, all of them or window by window.
         objective: the loss; what it learns itself is trained along, as a part of the network's model.
         args: TrainingArguments.
         collator: makes batches of it.
@@ -139,11 +140,11 @@ class PreferenceTrainer(Trainer):
     def __init__(
         self,
         network: Network,
-        table: ExampleTable,
+        table: ExampleTable | Windows,
         objective: Objective,
         args: TrainingArguments,
         *,
-        collator: ExampleCollator,
+        collator: ExampleCollator | WindowCollator,
         dtype: str,
         rates: Rates,
         average: WeightAverage | None,
@@ -171,6 +172,8 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        if isinstance(self.table, Windows):
+            return WindowSampler(self.table)
         return ExampleSampler(
             self.table,
             self.args.per_device_train_batch_size,
@@ -228,8 +231,8 @@ class PreferenceTrainer(Trainer):
         losses = self.objective(outputs, part.labels)  # (B,)
         loss = batch_loss(losses, part.labels.weight) * part.weight
         step = self.state.global_step + 1
-        rows = [self.table.ids[i] for i in part.rows.tolist()]
-        check_finite(loss.detach(), outputs.detach(), part.labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
+        sizes = part.labels.sizes
+        check_finite(loss.detach(), outputs.detach(), sizes, step=step, rows=part.ids, dtype=self.dtype_name)
         scores = self.objective.score(outputs.detach())  # (N, A) -> (N,)
         margins = scores[part.better[:, 0]] - scores[part.better[:, 1]]
         if part.weight:
@@ -269,6 +272,8 @@ class PreferenceTrainer(Trainer):
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint))
         self._progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
+        if isinstance(self.table, Windows):
+            self.table.expect(self._progress.get("stream"))
 
     def _continue(self) -> None:
         """Right before the first step of a start: log lines go on as if there had been no other."""
@@ -311,6 +316,9 @@ class PreferenceTrainer(Trainer):
                 "last_logged": self._globalstep_last_logged,
                 "sums": self.statistics.sums(),  # which all processes come to when they have written their generators
             }
+            if isinstance(self.table, Windows):
+                steps = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+                progress["stream"] = self.table.mark(self.state.global_step * steps)
             if self.args.should_save:
                 made = self._staging / f"checkpoint-{step}"
                 if self.average is not None:
