@@ -211,7 +211,7 @@ def open_hub(name: str, split: str) -> Any:
 
 
 def hub_rows(source: str, *, seed: int, epoch: int) -> Iterator[tuple[str, Any]]:
-    """(place, row) of a hub stream; its shards are shuffled by (seed, epoch), its rows stay in their order inside them.
+    """(place, row) of a hub stream; its shards are shuffled by (seed, epoch) as `datasets` does it, its rows are not.
 
     Raises:
         DataError: if the data set cannot be found or read.

@@ -107,6 +107,8 @@ class Contents:
         return [one for one in told if example_fault(one) is None and prompt_place(one, seed) >= self.below]
 
     def _changed(self, shard: int, row: int) -> DataError:
+        # What the cache says of files of these sizes and times is wrong: the next start looks again.
+        shutil.rmtree(self.rows.folder, ignore_errors=True)
         return DataError(
             f"in {self.shards[shard].path.name} the rows that the run began with",
             f"others from row {row + 1} on",
@@ -193,7 +195,7 @@ def _key(settings: TrainSettings, shards: Sequence[Shard], evaluated: Sequence[P
 
     Content is compared later: the fingerprint of the first pass is a part of the run's identity, and each block that is read again is held against its hash.
     """
-    names = ("stream", "loss", "skip_bad", "dev_data", "dev_share", "seed", "max_dropped_share")
+    names = ("loss", "skip_bad", "dev_data", "dev_share", "seed", "max_dropped_share")
     values = settings.model_dump(include=set(names)) | {"dev_data": bool(settings.dev_data)}
     files = [[str(path.resolve()), size, changed] for path, size, changed in shards]
     code = source_sha256(Path(io.__file__).parent) + source_sha256(Path(__file__).parent)

@@ -93,9 +93,10 @@ def windows(
     """The examples behind their slots."""
     ranks = processes.count()
     parts = int(settings.trainer.get("gradient_accumulation_steps", 1)) * ranks
+    data_seed = settings.trainer.get("data_seed")
     plan: dict[str, Any] = {
         "size": window_size(settings),
-        "seed": int(settings.trainer.get("data_seed") or settings.seed),
+        "seed": settings.seed if data_seed is None else int(data_seed),
         "batching": batching,
         "batch_size": settings.batch_size // parts,
         "ranks": ranks,
@@ -110,7 +111,7 @@ def windows(
 
 def describe(data: TrainingData, settings: TrainSettings) -> str:
     """How the examples come, for people."""
-    size = f"windows of {window_size(settings):,} {'examples' if settings.stream else ''}".strip()
+    size = f"windows of {window_size(settings):,} examples"
     if isinstance(data.stream, Contents):
         shards = len(data.stream.shards)
         return f"stream: {size} over {shards:,} shard{'' if shards == 1 else 's'}"

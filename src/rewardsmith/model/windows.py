@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -198,11 +199,15 @@ class Windows(ABC):
         assert size % (batch_size * ranks) == 0
         self.num_examples, self.size, self.seed = num_examples, size, seed
         self.batching, self.batch_size, self.ranks = batching, batch_size, ranks
+        self._at: tuple[int, int] | None = None
+        self._window: tuple[ExampleTable, NDArray[np.int64]] | None = None
+        self._begin_reading()
+
+    def _begin_reading(self) -> None:
         self._next = (-1, -1)
         self._coming: Iterator[ExampleTable] = iter(())
         self._rest: ExampleTable | None = None
-        self._at: tuple[int, int] | None = None
-        self._window: tuple[ExampleTable, NDArray[np.int64]] | None = None
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process that reads for itself: what is being read stays here."""
@@ -228,6 +233,8 @@ class Windows(ABC):
         """The examples of a window and the order in which they are seen; the next window goes on reading, any other begins at its own place."""
         if self._window is None or self._at != (epoch, number):
             self._window = None  # its memory goes before the next one comes
+            if self._process != os.getpid():  # a worker shares the place in an open file with the process it was forked from
+                self._begin_reading()
             if self._next != (epoch, number):
                 self._rest, self._coming = None, self.tables(epoch, number * self.size)
             wanted = min(self.size, self.num_examples - number * self.size)
