@@ -124,7 +124,7 @@ class TrainSettings(_Settings):
     model: str
     """Folder, Hugging Face name, or `minilm` (the encoder of the extra `demo`)."""
     data: str
-    """Preference pairs: .jsonl, .jsonl.gz, .parquet, .csv, a saved dataset folder or a Hugging Face name."""
+    """Preference pairs: .jsonl, .jsonl.gz, .parquet, .csv, a saved dataset folder or a Hugging Face name; with `stream` also a folder or glob of shards."""
     dev_data: str | None = None
     """Pairs that choose the checkpoint; without it a part of `data` is split off by prompt."""
     eval_data: str | None = None

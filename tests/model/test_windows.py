@@ -27,6 +27,7 @@ from rewardsmith.model.render import Renderer, RenderSpec
 from rewardsmith.model.streamed import FROM_ROWS, check_stream
 from rewardsmith.model.training_data import read_data
 from rewardsmith.model.windows import ShardWindows, WindowCollator, WindowSampler, measure
+from rewardsmith.sweeping import make_plan
 
 FAULTY = [
     {"id": "empty", "prompt": "p", "chosen": " ", "rejected": "b"},
@@ -305,6 +306,18 @@ def test_what_needs_all_examples_at_once_is_refused(more, message, tmp_path):
     values = recipe("nowhere", "pairs.jsonl", tmp_path / "run", stream=8) | more
     with pytest.raises(SettingsError, match=message):
         check_stream(build(TrainSettings, values))
+
+
+def test_a_sweep_over_a_stream_is_refused(tmp_path):
+    base = recipe("nowhere", "pairs.jsonl", tmp_path / "run", stream=8, dev_share=0.1)
+    with pytest.raises(SettingsError, match="which a sweep splits once"):
+        make_plan(base, ["learning_rate=1e-3,1e-4"])
+
+
+def test_a_shard_in_the_run_folder_is_refused(sharded):
+    """--overwrite would delete it; a glob is no path that the settings could look at."""
+    with pytest.raises(OutputError, match="neither is nor holds an input"):
+        read_data(build(TrainSettings, recipe("nowhere", f"{sharded}/*.jsonl", sharded, stream=8)))
 
 
 def test_losses_that_read_row_by_row_are_those_that_take_nothing_from_the_data():
