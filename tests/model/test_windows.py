@@ -231,15 +231,16 @@ def test_eval_pairs_that_are_trained_on_are_left_out_of_the_eval(tiny, sharded, 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_read_the_same_examples(workers, tiny, sharded, tmp_path):
-    found = windows_of(tiny("bert"), sharded, tmp_path / "run", size=16)
-    expected = epoch_of(found, 1)
-    found.window(0, 0)  # begun here, where a file is open and half read
+def test_workers_read_the_same_examples(workers, tiny, toy_pairs, write_rows, tmp_path):
+    """Rows so long that a file is not read in one go: what was begun here, where it is open and half read, is not gone on with there."""
+    rows = [json.loads(line) | {"note": "x" * 3000} for line in Path(toy_pairs).read_text().splitlines()]
+    data = write_rows(rows)
+    expected = epoch_of(windows_of(tiny("bert"), data, tmp_path / "run", size=16), 0)
+    found = windows_of(tiny("bert"), data, tmp_path / "run", size=16)
+    found.window(0, 0)
     collator = WindowCollator(found, 0, False, PADDED, 10_000)
-    sampler = WindowSampler(found)
-    sampler.set_epoch(1)
     loader = DataLoader(
-        ExampleRows(range(2 * len(found))), batch_size=8, sampler=sampler, collate_fn=collator, num_workers=workers
+        ExampleRows(found), batch_size=8, sampler=WindowSampler(found), collate_fn=collator, num_workers=workers
     )
     ids = [one for batch in loader for part in batch["parts"] for one in part.ids]
     assert ids == expected

@@ -233,9 +233,8 @@ class Windows(ABC):
         """The examples of a window and the order in which they are seen; the next window goes on reading, any other begins at its own place."""
         if self._window is None or self._at != (epoch, number):
             self._window = None  # its memory goes before the next one comes
-            if (
-                self._process != os.getpid()
-            ):  # a worker shares the place in an open file with the process it was forked from
+            # A worker shares the place in an open file with the process that it was forked from.
+            if self._process != os.getpid():
                 self._begin_reading()
             if self._next != (epoch, number):
                 self._rest, self._coming = None, self.tables(epoch, number * self.size)
