@@ -73,6 +73,7 @@ def test_a_run_that_goes_on_reads_from_the_window_that_it_stood_in(tiny, sharded
     assert weights(out) == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_over_shards_goes_on_with_another_number_of_workers(tiny, sharded, tmp_path, cut_at):
     more = {"dev_share": 0.3, "stream": 16}
     train(recipe(tiny("bert"), sharded, tmp_path / "whole", **more))

@@ -284,6 +284,8 @@ def test_reproduce_and_diff_name_a_changed_row(tiny, sharded, toy_pairs, tmp_pat
     train(recipe(tiny("bert"), sharded, run, stream=8, cache=False))
     code, out, _ = cli("reproduce", run, "--data", sharded, "--model", tiny("bert"), "--json")
     assert code == 0 and json.loads(out)["verdict"] == "bit-equal"
+    code, out, _ = cli("diff", run, tmp_path / "run-reproduced", "--json")
+    assert code == 0 and json.loads(out)["data"] == {}
     with open(f"{sharded}/2.jsonl", "a") as file:
         file.write('{"id": "more", "prompt": "p", "chosen": "a", "rejected": "b"}\n')
     code, _, error = cli("reproduce", run, "--data", sharded, "--model", tiny("bert"), "--out", tmp_path / "other")
@@ -335,8 +337,14 @@ def test_losses_that_read_row_by_row_are_those_that_take_nothing_from_the_data()
 
 def test_lists_are_trained_on_window_by_window(tiny, write_rows, tmp_path):
     rows = [{"prompt": f"p{i}", "ranked": [f"good {i}", f"fair {i}", f"bad {i}"][: 2 + (i == 17)]} for i in range(20)]
-    report, _ = train(recipe(tiny("bert"), write_rows(rows), tmp_path / "run", stream=8, loss="plackett_luce"))
-    assert report["counts"] == {"data": 20} and report["training"]["steps"] == 3
+    found = windows_of(tiny("bert"), write_rows(rows), tmp_path / "run", size=8, loss="plackett_luce")
+    assert sorted(map(int, epoch_of(found, 0))) == list(range(1, 21))
+    places = range(20)
+    sizes = {
+        found.behind([i])[0].ids[found.behind([i])[1][0]]: found.behind([i])[0].sizes[found.behind([i])[1][0]]
+        for i in places
+    }
+    assert [name for name, size in sizes.items() if size == 3] == ["18"]
     two = write_rows([{**row, "ranked": row["ranked"][:2]} for row in rows], "two.jsonl")
     with pytest.raises(DataError, match="at least one list of three"):
         train(recipe(tiny("bert"), two, tmp_path / "no", stream=8, loss="plackett_luce"))
