@@ -2,7 +2,7 @@
 
 Rows are read, checked, counted and hashed as `training_data.read_data` does it with rows in memory, block by block. What is found is kept in the cache, so that
 the same command goes on after a kill without another pass; where the cache is off, each start takes one. Memory holds the dev part (at most `MOST_DEV`
-examples), the rows that share an answer with an eval pair, and 40 bytes a block of 512 rows.
+examples), the rows that share an answer with an eval pair, and 48 bytes a block of 512 rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -231,7 +232,7 @@ def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evalua
     dev = DevPart(0.0 if settings.dev_data else settings.dev_share)
     checks, leaks = LossChecks(settings), Leaks(evaluated)
     equal, shard_rows = 0, []
-    columns: dict[str, list[int]] = {column: [] for column in _COLUMNS}
+    columns = {column: array("Q") for column in _COLUMNS}
     with HashWriter(folder) as writer:
         for number, shard in enumerate(shards):
             before = reading.num_rows
