@@ -48,6 +48,7 @@ PAGES = (
     "docs/scale.md",
     "docs/reproduce.md",
     "docs/cluster.md",
+    "docs/streaming.md",
     "docs/rl_runs.md",
 )
 # Several trainings each: `make test-all` runs them.

@@ -124,7 +124,7 @@ class TrainSettings(_Settings):
     model: str
     """Folder, Hugging Face name, or `minilm` (the encoder of the extra `demo`)."""
     data: str
-    """Preference pairs: .jsonl, .jsonl.gz, .parquet, .csv, a saved dataset folder or a Hugging Face name."""
+    """Preference pairs: .jsonl, .jsonl.gz, .parquet, .csv, a saved dataset folder or a Hugging Face name; with `stream` also a folder or glob of shards."""
     dev_data: str | None = None
     """Pairs that choose the checkpoint; without it a part of `data` is split off by prompt."""
     eval_data: str | None = None
@@ -185,8 +185,10 @@ class TrainSettings(_Settings):
     """Share of rows that may be dropped from training for faults of content before it is an error."""
     skip_bad: bool = False
     """Count malformed rows instead of stopping at the first."""
+    stream: int = Field(default=0, ge=0)
+    """Examples in memory at a time, of data that do not fit it (docs/streaming.md): `data` may then be a folder or a glob of shards; 0 reads everything at once."""
     cache: bool = True
-    """Keep token ids, and the features of a frozen encoder, on disk between runs."""
+    """Keep token ids, the features of a frozen encoder, and what the first pass over a stream found, on disk between runs."""
     device: Device = "auto"
     """Where to train."""
     threads: int | None = Field(default=None, ge=1)

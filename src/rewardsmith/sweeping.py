@@ -174,6 +174,12 @@ def make_plan(base: Mapping[str, Any], texts: Sequence[str]) -> Plan:
         raise SettingsError(
             "a dev part to choose settings by", "dev_share = 0 and no dev_data", "Give one; eval data choose nothing."
         )
+    if shared.stream:
+        raise SettingsError(
+            "data in memory, which a sweep splits once for all its runs",
+            f"stream = {shared.stream}",
+            "Sweep over a sample of the data, then train on all of it with what was chosen.",
+        )
     out = Path(shared.out)
     planned = []
     for chosen in _products(varied):

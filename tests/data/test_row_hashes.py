@@ -84,3 +84,22 @@ def test_what_cannot_be_read_is_no_hash(tmp_path):
     assert row_hashes.read(tmp_path / "rows.npz") == {}
     (tmp_path / "rows.npz").write_text(json.dumps({"no": "archive"}))
     assert row_hashes.read(tmp_path / "rows.npz") == {}
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "ü"], ["1", "2", "3"]])
+def test_hashes_that_were_written_as_they_came_are_read_like_others(ids, tmp_path):
+    values = [2**64 - 1, 7, 0]
+    with row_hashes.HashWriter(tmp_path) as writer:
+        writer.add(ids[:2], values[:2])
+        writer.add(ids[2:], values[2:])
+    whole = RowHashes(ids, np.array(values, dtype=np.uint64))
+    loaded = writer.stored.load()
+    assert list(loaded.ids) == ids and loaded.hashes.tolist() == values
+    assert not changes(whole, writer.stored)
+    row_hashes.write({"data": writer.stored, "eval_data": whole}, tmp_path / "rows.npz")
+    found = row_hashes.read(tmp_path / "rows.npz")
+    for one in (found["data"], found["eval_data"]):
+        assert list(one.ids) == ids and one.hashes.dtype == np.uint64 and one.hashes.tolist() == values
+    # Eight bytes a row, and nothing for ids that are row numbers.
+    assert writer.stored.hashes.stat().st_size == 24
+    assert writer.stored.ids.stat().st_size == (0 if ids[0] == "1" else len('["a", "b", "ü"]'.encode()))

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from rewardsmith.data import io
 from rewardsmith.data.faults import EMPTY, EQUAL, content_fault, folded
-from rewardsmith.data.pairing import preferences_of
+from rewardsmith.data.pairing import equal_rating_pairs, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, Single, prompt_key
 from rewardsmith.errors import DataError
 
@@ -44,10 +44,29 @@ def examples_of(
         DataError: at a row of another kind, naming it.
     """
     if kind == "pairs":
-        return list(io.preferences(rows, source))
+        return list(io.preferences_in(rows, source))
     if kind == "lists":
         return [_list_of(row, source) for row in rows]
     return _rated(rows, source, rating, attributes or {})
+
+
+def told_examples(
+    rows: Sequence[Row],
+    kind: Kind,
+    source: str,
+    *,
+    rating: str = "rating",
+    attributes: Mapping[str, float] | None = None,
+) -> tuple[list[Example], int]:
+    """The examples in some rows that say something, and how many comparisons do not, because the ratings are equal; see `examples_of`.
+
+    Raises:
+        DataError: at a row of another kind, naming it.
+    """
+    examples = examples_of(rows, kind, source, rating=rating, attributes=attributes)
+    told = examples if kind != "lists" else [example for example in examples if implied_pairs(example)]
+    groups = [row for row in rows if isinstance(row, Group)] if kind == "pairs" else []
+    return told, sum(map(equal_rating_pairs, groups)) + len(examples) - len(told)
 
 
 def implied_pairs(example: Example) -> list[Preference]:

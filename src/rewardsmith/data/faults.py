@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -100,6 +100,11 @@ class Dropped:
     def as_dict(self) -> dict[str, Any]:
         """The record for manifests and reports."""
         return {"total": self.total, "counts": dict(self.counts), "ids": self.listed}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Dropped:
+        """What `as_dict` gave."""
+        return cls(document["total"], Counter(document["counts"]), {k: list(v) for k, v in document["ids"].items()})
 
 
 def drop_faults(examples: Sequence[Faulty], fault_of: Callable[[Faulty], str | None]) -> tuple[list[Faulty], Dropped]:

@@ -169,7 +169,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except OSError as error:
         raise _unreadable(path, error) from error
     name = path.name.removesuffix(".gz")
-    if name.endswith(".json") and _starts_with_bracket(path):
+    if name.endswith(".json") and is_array(path):
         return _json_array(path)
     if name.endswith((".jsonl", ".json", ".ndjson")):
         return _json_lines(path)
@@ -188,7 +188,7 @@ def _open_bytes(path: Path) -> Any:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
 
 
-def _starts_with_bracket(path: Path) -> bool:
+def is_array(path: Path) -> bool:
     """Whether a .json file holds one array, as LLaMA-Factory's do, and not an object a line."""
     try:
         with _open_bytes(path) as file:
@@ -253,7 +253,7 @@ def _through_datasets(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
             yield f"{path.name}: row {number}", row
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"a readable {kind} file {path.name}", _first_line(error), "Fetch or write the file again."
+            f"a readable {kind} file {path.name}", first_line(error), "Fetch or write the file again."
         ) from error
 
 
@@ -307,7 +307,7 @@ def _saved_dataset(path: Path) -> Iterator[tuple[str, Any]]:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"a folder saved by datasets' save_to_disk at {path.name}", _first_line(error), "Check the path."
+            f"a folder saved by datasets' save_to_disk at {path.name}", first_line(error), "Check the path."
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if set(loaded) != {"train"}:
@@ -327,14 +327,15 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Any]]:
     except Exception as error:  # datasets and the hub client raise many kinds, none of them ours
         raise DataError(
             f"the Hugging Face dataset {name!r}, split {split or 'train'!r}",
-            f"{type(error).__name__}: {_first_line(error)}",
+            f"{type(error).__name__}: {first_line(error)}",
             "Check the name, the split (owner/name:split) and the network; a local file needs its path.",
         ) from error
     for number, row in enumerate(loaded, start=1):
         yield f"{name}: row {number}", row
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What another package's error says, as one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -344,8 +345,18 @@ def chunks(source: str, *, size: int = _CHUNK) -> Iterator[Chunk]:
     Raises:
         DataError: if the source cannot be found or read.
     """
-    rows = raw_rows(source)
-    start, held = 1, _next_rows(rows, size)
+    yield from chunked(raw_rows(source), size=size)
+
+
+def chunked(rows: Iterator[tuple[str, Any]], *, size: int = _CHUNK, start: int = 1) -> Iterator[Chunk]:
+    """Raw rows that come one by one as chunks.
+
+    Args:
+        rows: (place, row), see `raw_rows`.
+        size: rows of a chunk; fewer where they are large, more where they are read together.
+        start: the number of the first row.
+    """
+    held = _next_rows(rows, size)
     while held:
         coming = next(rows, None)
         while coming is not None and _stand_together(held[-1], coming):
@@ -546,6 +557,22 @@ def preferences(rows: Iterable[Row], source: str, *, rule: PairRule = ALL_PAIRS)
     Raises:
         DataError: at a row that holds no preference.
     """
+    pairs = preferences_in(rows, source, rule=rule)
+    if not pairs:
+        raise DataError(
+            f"at least one preference in {source_name(source)}",
+            "groups whose ratings are all equal or nearer than min_gap",
+            "Check the ratings.",
+        )
+    return pairs
+
+
+def preferences_in(rows: Iterable[Row], source: str, *, rule: PairRule = ALL_PAIRS) -> list[Preference]:
+    """The same of a part of a source, which may hold no preference.
+
+    Raises:
+        DataError: at a row that holds none by its kind.
+    """
     pairs: list[Preference] = []
     for row in rows:
         if isinstance(row, Preference):
@@ -559,12 +586,6 @@ def preferences(rows: Iterable[Row], source: str, *, rule: PairRule = ALL_PAIRS)
                 f"row {row.id!r}, which is {kind}",
                 "Give `chosen` and `rejected`, `ranked`, or `answers` with `ratings`; `rewardsmith score` takes any row.",
             )
-    if not pairs:
-        raise DataError(
-            f"at least one preference in {source_name(source)}",
-            "groups whose ratings are all equal or nearer than min_gap",
-            "Check the ratings.",
-        )
     return pairs
 
 
@@ -572,10 +593,15 @@ def fingerprint(examples: Iterable[Preference | Group]) -> str:
     """A SHA-256 over the content of pairs (or groups), in order, whatever file held them."""
     digest = hashlib.sha256()
     for one in examples:
-        content: list[Any] = [one.prompt]
-        if isinstance(one, Preference):
-            content += [one.chosen, one.rejected, one.rejected_prompt, one.margin, one.weight, one.votes, one.tie]
-        else:
-            content += [one.answers, one.order, one.ratings, one.metadata.get("per_answer")]
-        digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        digest.update(content_line(one))
     return digest.hexdigest()
+
+
+def content_line(one: Preference | Group) -> bytes:
+    """What a fingerprint is taken of: texts and labels of one example, neither its id nor its metadata."""
+    content: list[Any] = [one.prompt]
+    if isinstance(one, Preference):
+        content += [one.chosen, one.rejected, one.rejected_prompt, one.margin, one.weight, one.votes, one.tie]
+    else:
+        content += [one.answers, one.order, one.ratings, one.metadata.get("per_answer")]
+    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n"

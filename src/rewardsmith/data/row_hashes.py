@@ -1,22 +1,27 @@
 """A short hash of every row of a source, kept beside a run: when the data are others, which rows are.
 
-A run folder holds no data. Eight bytes a row are enough to say which rows of a file are not those that the run was given.
+A run folder holds no data. Eight bytes a row are enough to say which rows of a file are not those that the run was given. Where the rows do not fit memory,
+their hashes and ids are written to disk as they come (`HashWriter`), and never held at once before somebody asks which rows differ.
 """
 
 from __future__ import annotations
 
-import io as streams
+import contextlib
+import hashlib
 import json
+import shutil
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.data.io import fingerprint
+from rewardsmith.data.io import content_line
 from rewardsmith.data.schema import Group, Preference
 from rewardsmith.storage import atomic_file
 
@@ -47,8 +52,74 @@ class RowHashes:
     @classmethod
     def of(cls, examples: Iterable[Preference | Group]) -> RowHashes:
         """The hashes of examples as they were read."""
-        rows = [(one.id, int(fingerprint([one])[:16], 16)) for one in examples]
+        rows = [(one.id, row_hash(content_line(one))) for one in examples]
         return cls([identity for identity, _ in rows], np.array([value for _, value in rows], dtype=np.uint64))
+
+
+def row_hash(content: bytes) -> int:
+    """The hash of one row's content."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+
+
+@dataclass(frozen=True)
+class StoredHashes:
+    """The rows of one source as files of a folder, made by `HashWriter`.
+
+    Args:
+        folder: that holds them.
+    """
+
+    folder: Path
+
+    @property
+    def hashes(self) -> Path:
+        """Eight bytes a row, little-endian."""
+        return self.folder / "hashes.bin"
+
+    @property
+    def ids(self) -> Path:
+        """A JSON array of the ids; empty where they are the row numbers."""
+        return self.folder / "ids.json"
+
+    def load(self) -> RowHashes:
+        """All rows in memory."""
+        hashes = np.fromfile(self.hashes, dtype="<u8").astype(np.uint64)
+        return RowHashes(_ids(self.ids.read_bytes(), len(hashes)), hashes)
+
+
+class HashWriter:
+    """Writes the hashes and ids of rows as they come: 8 bytes a row, and as many as its id has where rows have ids."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin two files in a folder."""
+        self.stored, self._count, self._numbered = StoredHashes(folder), 0, True
+        self._files = contextlib.ExitStack()
+        self._hashes: IO[bytes] = self._files.enter_context(open(self.stored.hashes, "wb"))
+        self._ids: IO[bytes] = self._files.enter_context(open(self.stored.ids, "wb"))
+
+    def __enter__(self) -> HashWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._count:
+            self._ids.write(b"]")
+        self._files.close()
+        if self._numbered:
+            self.stored.ids.write_bytes(b"")
+
+    def add(self, ids: Sequence[str], hashes: Sequence[int]) -> None:
+        """Further rows."""
+        self._hashes.write(np.array(hashes, dtype="<u8").tobytes())
+        for identity in ids:
+            self._ids.write((", " if self._count else "[").encode() + json.dumps(identity, ensure_ascii=False).encode())
+            self._count += 1
+            self._numbered = self._numbered and identity == str(self._count)
+
+
+def _ids(text: bytes, count: int) -> list[str]:
+    return json.loads(text) if text else [str(i) for i in range(1, count + 1)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +168,7 @@ def _listed(places: Sequence[Place]) -> str:
     return shown + (", ..." if len(places) > LISTED else "")
 
 
-def changes(then: RowHashes, now: RowHashes) -> RowChanges:
+def changes(then: RowHashes, now: RowHashes | StoredHashes) -> RowChanges:
     """Which rows are others.
 
     Rows of equal content are the same row wherever they stand, so that a row which is taken out makes no other row a changed one. Of the rest, rows of the
@@ -107,6 +178,7 @@ def changes(then: RowHashes, now: RowHashes) -> RowChanges:
     >>> changes(then, RowHashes(["a", "c"], np.array([1, 9], dtype=np.uint64))).lines()
     ['1 changed: row 2 (id c)', '1 missing: row 2 (id b)']
     """
+    now = now.load() if isinstance(now, StoredHashes) else now
     same = then.hashes[: len(now.hashes)] == now.hashes[: len(then.hashes)]
     first = int(np.argmin(same)) if not same.all() else len(same)
     # The common beginning may be millions of rows; only what follows is looked at row by row.
@@ -138,18 +210,30 @@ def changes(then: RowHashes, now: RowHashes) -> RowChanges:
     return RowChanges(changed, added, missing, moved)
 
 
-def write(rows: Mapping[str, RowHashes], path: Path) -> None:
+def write(rows: Mapping[str, RowHashes | StoredHashes], path: Path) -> None:
     """Write the hashes of all sources of a run into one compressed file; ids that are row numbers take no room."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, one in rows.items():
-        arrays[f"{name}.hashes"] = one.hashes
-        numbered = all(identity == str(i) for i, identity in enumerate(one.ids, 1))
-        ids = b"" if numbered else json.dumps(list(one.ids), ensure_ascii=False).encode()
-        arrays[f"{name}.ids"] = np.frombuffer(ids, dtype=np.uint8)
-    whole = streams.BytesIO()
-    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
-    with atomic_file(path, "wb") as file:
-        file.write(whole.getvalue())
+    with atomic_file(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as whole:
+        for name, one in rows.items():
+            if isinstance(one, StoredHashes):
+                _copy(whole, f"{name}.hashes", one.hashes, np.dtype("<u8"))
+                _copy(whole, f"{name}.ids", one.ids, np.dtype("u1"))
+                continue
+            numbered = all(identity == str(i) for i, identity in enumerate(one.ids, 1))
+            ids = b"" if numbered else json.dumps(list(one.ids), ensure_ascii=False).encode()
+            for part, array in (("hashes", one.hashes), ("ids", np.frombuffer(ids, dtype=np.uint8))):
+                with whole.open(f"{name}.{part}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _copy(whole: zipfile.ZipFile, name: str, source: Path, dtype: np.dtype[Any]) -> None:
+    """A file of numbers as a member that numpy reads, without holding it."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+    with whole.open(f"{name}.npy", "w", force_zip64=True) as member, open(source, "rb") as file:
+        np.lib.format.write_array_header_1_0(
+            member,
+            {**header, "shape": (source.stat().st_size // dtype.itemsize,)},
+        )
+        shutil.copyfileobj(file, member)
 
 
 def read(path: Path) -> dict[str, RowHashes]:
@@ -161,9 +245,7 @@ def read(path: Path) -> dict[str, RowHashes]:
         for key in found:
             name, _, kind = key.rpartition(".")
             if kind == "hashes":
-                text = found[f"{name}.ids"].tobytes()
-                count = len(found[key])
-                ids = json.loads(text) if text else [str(i) for i in range(1, count + 1)]
+                ids = _ids(found[f"{name}.ids"].tobytes(), len(found[key]))
                 rows[name] = RowHashes(ids, found[key].astype(np.uint64))
     except (OSError, ValueError, KeyError, EOFError):
         return {}

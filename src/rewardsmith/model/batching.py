@@ -90,8 +90,9 @@ def training_order(
     epoch: int,
     sort: bool = True,
     ranks: int = 1,
+    window: int = 0,
 ) -> NDArray[np.int64]:
-    """The order of examples in one epoch: shuffled; the incomplete batch comes last.
+    """The order of examples in one epoch, or in one window of it: shuffled; the incomplete batch comes last.
 
     A function of its arguments alone, so that a run can be resumed.
 
@@ -102,8 +103,9 @@ def training_order(
         epoch: likewise.
         sort: give each batch examples of like length, which saves padding.
         ranks: processes that take batches in turn; what they read at the same time is made even between them, and no example changes its step.
+        window: the number of the window, of data that are read in windows.
     """
-    rng = np.random.default_rng([seed, epoch])
+    rng = np.random.default_rng([seed, epoch, window] if window else [seed, epoch])
     order = rng.permutation(len(lengths))
     together = batch_size * ranks
     whole = len(order) - len(order) % together

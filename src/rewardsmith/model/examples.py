@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +108,18 @@ class ExampleTable:
             [self.ids[i] for i in rows], self.tokens.take(answers), starts, labels, self.comparisons_of(rows)
         )
 
+    @classmethod
+    def join(cls, tables: Sequence[ExampleTable]) -> ExampleTable:
+        """Tables of the same label columns, at least one, one after the other."""
+        firsts = np.concatenate([[0], np.cumsum([len(table.tokens) for table in tables])])
+        return cls(
+            [one for table in tables for one in table.ids],
+            TokenTable.join([table.tokens for table in tables]),
+            np.concatenate([[0], np.cumsum(np.concatenate([table.sizes for table in tables]))]).astype(np.int64),
+            {name: np.concatenate([table.labels[name] for table in tables]) for name in tables[0].labels},
+            np.concatenate([table.better + first for table, first in zip(tables, firsts, strict=False)]),
+        )
+
     def collapsed(self) -> NDArray[np.bool_]:
         """Examples all of whose answers became the same ids, bool (n,): they cannot be told apart. One answer alone is no such example."""
         digests = self.tokens.digests()
@@ -149,16 +161,29 @@ def columns_in_use(examples: Sequence[Example], settings: LossSettings) -> tuple
 
 
 def example_table(
-    examples: Sequence[Example], renderer: Renderer, settings: LossSettings, *, cache: Path | None
+    examples: Sequence[Example],
+    renderer: Renderer,
+    settings: LossSettings,
+    *,
+    cache: Path | None,
+    used: Mapping[str, int] | None = None,
 ) -> tuple[ExampleTable, str]:
     """The table of some examples, and whether the token cache had it ("hit", "miss", "off").
 
     Rows without a label column get its neutral value. Under Bradley-Terry a labelled tie is a share of one half whatever the votes say.
+
+    Args:
+        examples: the examples.
+        renderer: makes their ids.
+        settings: of the loss.
+        cache: the folder of token ids, or None.
+        used: the label columns of all data, where these examples are a part of them; those of the examples by default.
     """
     tokens, cached = encode_cached(renderer, [text for example in examples for text in texts_of(example)], cache)
     sizes = [2 if isinstance(example, Preference) else len(example.answers) for example in examples]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    used, _ = columns_in_use(examples, settings)
+    if used is None:
+        used, _ = columns_in_use(examples, settings)
     pairs = [example for example in examples if isinstance(example, Preference)]
     labels = _pair_labels(pairs, settings, used) if pairs else _ratings(examples, settings)
     better = [
@@ -176,7 +201,9 @@ def example_table(
     return table, cached
 
 
-def _pair_labels(pairs: Sequence[Preference], settings: LossSettings, used: dict[str, int]) -> dict[str, NDArray[Any]]:
+def _pair_labels(
+    pairs: Sequence[Preference], settings: LossSettings, used: Mapping[str, int]
+) -> dict[str, NDArray[Any]]:
     labels: dict[str, NDArray[Any]] = {}
     if "margin" in used:
         labels["margin"] = np.array([p.margin or 0.0 for p in pairs], dtype=np.float32)
@@ -222,13 +249,13 @@ def _better(example: Example) -> list[tuple[int, int]]:
 class ExampleRows(Dataset[int]):
     """The row numbers of a table: the collator does the rest, for a whole batch at once."""
 
-    def __init__(self, table: ExampleTable) -> None:
-        """Keep the table."""
-        self.table = table
+    def __init__(self, table: Sized) -> None:
+        """Count them."""
+        self.num_examples = len(table)
 
     def __len__(self) -> int:
         """How many examples."""
-        return len(self.table)
+        return self.num_examples
 
     def __getitem__(self, index: int) -> int:
         """The row number itself."""
@@ -244,6 +271,7 @@ class Part:
         labels: of the B examples.
         better: comparisons inside them, (m, 2), by place among the N answers; the better one first.
         rows: of the examples in their table, (B,).
+        ids: of the examples, for diagnoses.
         weight: the share of the batch's examples that are here.
         num_tokens: that are read, padding not counted.
         spare: batches to read along for the sake of other processes; what the network says of them weighs nothing.
@@ -253,6 +281,7 @@ class Part:
     labels: Labels
     better: Tensor
     rows: Tensor
+    ids: list[str]
     weight: float
     num_tokens: int
     spare: list[Batch | PackedBatch] = field(default_factory=list)
@@ -310,6 +339,7 @@ class ExampleCollator:
             labels=self.table.labels_of(rows),
             better=torch.from_numpy(self.table.comparisons_of(rows)),
             rows=torch.from_numpy(rows),
+            ids=[self.table.ids[i] for i in rows.tolist()],
             weight=weight,
             num_tokens=int(self.table.costs(share=self.batching.share)[rows].sum()),
         )

@@ -107,6 +107,12 @@ class TrainableRun:
                 f"one that reads {kind} ({settings.loss.name})",
                 "Train with a loss of pairs to see a learning curve.",
             )
+        if settings.stream:
+            raise SettingsError(
+                "a run whose training pairs were in memory, for training on a part of them",
+                f"stream = {settings.stream}",
+                "Train without stream, on a sample if need be, to see a learning curve.",
+            )
         _check_model(settings, identity, recorded)
         found = read_data(settings)
         for name, flag in (("data", "--train-data"), ("dev_data", "--dev-data")):

@@ -33,6 +33,7 @@ from rewardsmith.model.network import Network
 from rewardsmith.model.optimiser import Rates, parameter_groups
 from rewardsmith.model.packing import PackedBatch
 from rewardsmith.model.sharding import Sharding
+from rewardsmith.model.windows import WindowCollator, Windows, WindowSampler
 from rewardsmith.storage import write_json
 
 PROGRESS = "progress.json"
@@ -110,7 +111,7 @@ class ShareCollator:
         ranks: how many there are.
     """
 
-    collator: ExampleCollator
+    collator: ExampleCollator | WindowCollator
     rank: int
     ranks: int
 
@@ -128,7 +129,7 @@ class PreferenceTrainer(Trainer):
 
     Args:
         network: to train.
-        table: the training examples.
+        table: the training examples, all of them or window by window.
         objective: the loss; what it learns itself is trained along, as a part of the network's model.
         args: TrainingArguments.
         collator: makes batches of it.
@@ -141,11 +142,11 @@ class PreferenceTrainer(Trainer):
     def __init__(
         self,
         network: Network,
-        table: ExampleTable,
+        table: ExampleTable | Windows,
         objective: Objective,
         args: TrainingArguments,
         *,
-        collator: ExampleCollator,
+        collator: ExampleCollator | WindowCollator,
         dtype: str,
         rates: Rates,
         average: WeightAverage | None,
@@ -176,6 +177,8 @@ class PreferenceTrainer(Trainer):
         self.is_distributed_loading_by_transformers = sharding is not None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        if isinstance(self.table, Windows):
+            return WindowSampler(self.table)
         return ExampleSampler(
             self.table,
             self.args.per_device_train_batch_size,
@@ -234,8 +237,8 @@ class PreferenceTrainer(Trainer):
         losses = self.objective(outputs, part.labels)  # (B,)
         loss = batch_loss(losses, part.labels.weight) * part.weight
         step = self.state.global_step + 1
-        rows = [self.table.ids[i] for i in part.rows.tolist()]
-        check_finite(loss.detach(), outputs.detach(), part.labels.sizes, step=step, rows=rows, dtype=self.dtype_name)
+        sizes = part.labels.sizes
+        check_finite(loss.detach(), outputs.detach(), sizes, step=step, rows=part.ids, dtype=self.dtype_name)
         loss = loss + 0.0 * sum(spare)
         scores = self.objective.score(outputs.detach())  # (N, A) -> (N,)
         margins = scores[part.better[:, 0]] - scores[part.better[:, 1]]
@@ -288,6 +291,8 @@ class PreferenceTrainer(Trainer):
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint))
         self._progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
+        if isinstance(self.table, Windows):
+            self.table.expect(self._progress.get("stream"))
 
     def _continue(self) -> None:
         """Right before the first step of a start: log lines go on as if there had been no other."""
@@ -354,6 +359,9 @@ class PreferenceTrainer(Trainer):
             made = self._staging / f"checkpoint-{step}"
             if self.average is not None:
                 self.average.save(made)
+            if isinstance(self.table, Windows):
+                steps = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+                progress["stream"] = self.table.mark(self.state.global_step * steps)
             if self.args.should_save:
                 write_json(made / PROGRESS, progress)
                 seal(made, step, processes=self.args.world_size)

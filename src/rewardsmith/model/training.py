@@ -30,7 +30,7 @@ from rewardsmith.data.schema import prompt_key
 from rewardsmith.data.split import sample_by_prompt
 from rewardsmith.errors import DataError, SettingsError
 from rewardsmith.manifest import FILE_NAME, Manifest, plain_command, timed
-from rewardsmith.model import artefact, processes
+from rewardsmith.model import artefact, processes, streamed
 from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
 from rewardsmith.model.batching import Batch
@@ -47,7 +47,7 @@ from rewardsmith.model.callbacks import (
 from rewardsmith.model.card import model_card
 from rewardsmith.model.checkpoints import step_of
 from rewardsmith.model.clock import pinned_date
-from rewardsmith.model.examples import ExampleTable, columns_in_use, example_table
+from rewardsmith.model.examples import ExampleCollator, ExampleTable, example_table
 from rewardsmith.model.feature_cache import FeatureReader
 from rewardsmith.model.frozen_features import HeadLearner, Learner, choose_learner
 from rewardsmith.model.head_fit import Learned, solve_on_features
@@ -76,15 +76,15 @@ from rewardsmith.model.saving import measure_saving
 from rewardsmith.model.scoring import batches, head_outputs
 from rewardsmith.model.sharding import Sharding, asked_by_launcher, check_sharding, shard
 from rewardsmith.model.token_cache import default_folder
+from rewardsmith.model.train_counts import TrainCounts, unlearnable
 from rewardsmith.model.trained_parts import choose_trained, prepare_head
 from rewardsmith.model.trainer import PreferenceTrainer, unroute
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table, with_twins
 from rewardsmith.model.training_data import TrainingData, is_made, read_data
+from rewardsmith.model.windows import SAMPLE, WindowCollator, WindowLearner, Windows
 from rewardsmith.stats import Estimate, Floats, cluster_codes
 from rewardsmith.storage import file_sha256, text_sha256, write_json, write_text
 
-# Training pairs whose scores at the end give the normaliser and the training accuracy.
-_TRAIN_SAMPLE = 500
 # A new head that ranks the dev part this well before its first step has seen the labels.
 _LEAK_ACCURACY = 0.95
 _LEAK_PAIRS = 50
@@ -139,6 +139,7 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
     _check_swap(settings)
     check_head(settings)
     check_sharding(settings)
+    streamed.check_stream(with_twins(settings))
     if settings.patience and settings.trainer.get("save_strategy") == "no":
         raise SettingsError(
             "checkpoints, at which the dev part is scored, for patience",
@@ -256,11 +257,13 @@ class _Prepared:
     precision: PrecisionChoice
     device: torch.device
     batching: BatchingChoice
-    table: ExampleTable
+    table: ExampleTable | Windows
+    counts: TrainCounts
     dev_table: ExampleTable | None
     objective: Objective
     offset: Tensor
     facts: dict[str, Any]
+    kind: str
 
 
 def _prepare(
@@ -292,22 +295,38 @@ def _prepare(
     notes += choose_trained(network, settings, pins_level=objective.pins_level)
     renderer = Renderer(tokenizer, spec)
     cache = default_folder() if settings.cache else None
+    choice = choose_batching(
+        network,
+        device,
+        wanted=settings.batching,
+        share=settings.share_prompts,
+        dropout=settings.dropout,
+        compiled=bool(settings.trainer.get("torch_compile")),
+    )
+    table: ExampleTable | Windows
     with timed(timings, "tokenising"):
-        table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
-    table, data.train = _drop_unlearnable(table, data, spec, settings)
-    batching = _choose_batching(network, table, settings, device)
+        if data.stream is None:
+            table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
+            table, data.train = _drop_unlearnable(table, data, spec, settings)
+            counts = TrainCounts()
+            counts.add(table, data.train, settings.loss, share=choice.share)
+            batching = _worth_sharing(choice, counts, settings)
+        else:
+            counts, measured = streamed.count(data, renderer, share=choice.share)
+            batching = _worth_sharing(choice, counts, settings)
+            table, cached = streamed.windows(data, measured, renderer, settings, batching), "off for a stream"
     if spec.truncation == "error":  # a fault of the eval texts must not wait for the end of the run
         renderer.encode([text for pair in data.eval for text in (pair.chosen_pair, pair.rejected_pair)])
     with timed(timings, "tokenising"):
         dev_table = example_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
     if offset.any():
         for one in (table, dev_table):
-            if one is not None:
+            if isinstance(one, ExampleTable):
                 one.labels["rating"] = one.labels["rating"] - offset.numpy()
         notes.append(
             f"taken off the ratings, because the head keeps its level: {', '.join(f'{x:.4g}' for x in offset.tolist())}"
         )
-    used, unread = columns_in_use(data.train, settings.loss)
+    used, unread = dict(counts.used), dict(counts.unread)
     kind = LOSSES[settings.loss.name].data
     for text in (
         *notes,
@@ -322,13 +341,14 @@ def _prepare(
             if "prompt_swap" in data.facts
             else []
         ),
-        f"{kind}: {len(data.train):,} to train, {len(data.dev):,} dev; {len(data.eval):,} eval pairs; token cache: {cached}",
+        f"{kind}: {counts.examples:,} to train, {len(data.dev):,} dev; {len(data.eval):,} eval pairs; token cache: {cached}",
+        *([streamed.describe(data, settings)] if data.stream is not None else []),
         *([f"dropped from training: {data.dropped.describe()}"] if data.dropped.counts else []),
-        f"cut to {spec.max_length} tokens ({spec.truncation}): {_share(table.over_length())} of the {kind}",
+        f"cut to {spec.max_length} tokens ({spec.truncation}): {counts.examples_cut / max(1, counts.examples):.1%} of the {kind}",
         *([f"warning: {warning}"] if warning else []),
     ):
         say(text)
-    if "margin" in table.labels and not table.labels["margin"].any():
+    if "margin" in used and not counts.margins:
         say("warning: the column `margin` is 0 in every row")
     facts = {
         "model": {
@@ -347,38 +367,21 @@ def _prepare(
         "label_columns": used,
         "label_columns_unread": unread,
         "counts": {
-            f"train_{kind}": len(data.train),
             f"dev_{kind}": len(data.dev),
             "eval_pairs": len(data.eval),
-            f"train_{kind}_cut": int(table.over_length().sum()),
-            "train_texts": len(table.tokens),
-            "train_texts_cut": {
-                "prompt": int((table.tokens.prompt_cut > 0).sum()),
-                "answer": int((table.tokens.answer_cut > 0).sum()),
-            },
-            "special_strings": int(table.tokens.special_strings.sum()),
-            "train_tokens": int(table.tokens.lengths.sum()),
-            "train_tokens_read": int(table.costs(share=batching.share).sum()),
+            **counts.facts(kind, share=batching.share),
         },
     }
-    return _Prepared(network, renderer, precision, device, batching, table, dev_table, objective, offset, facts)
-
-
-def _choose_batching(
-    network: Network, table: ExampleTable, settings: TrainSettings, device: torch.device
-) -> BatchingChoice:
-    """See `choose_batching`; beginnings are shared where that saves a part of the tokens worth the name, unless set."""
-    choice = choose_batching(
-        network,
-        device,
-        wanted=settings.batching,
-        share=settings.share_prompts,
-        dropout=settings.dropout,
-        compiled=bool(settings.trainer.get("torch_compile")),
+    return _Prepared(
+        network, renderer, precision, device, batching, table, counts, dev_table, objective, offset, facts, kind
     )
-    if not choice.share:
+
+
+def _worth_sharing(choice: BatchingChoice, counts: TrainCounts, settings: TrainSettings) -> BatchingChoice:
+    """The choice, with sharing where that saves a part of the tokens worth the name, unless set."""
+    if not choice.share or not counts.shared_tokens:  # of a stream of the hub nobody knows yet
         return choice
-    ceiling = float(table.costs(share=False).sum() / table.costs(share=True).sum())
+    ceiling = counts.ceiling
     saves = f"answers that begin alike save {1 - 1 / ceiling:.0%} of the tokens, a ceiling of {ceiling:.2f} on what that brings"
     if settings.share_prompts == "auto" and ceiling < _LEAST_SAVING:
         return dataclasses.replace(choice, share=False, reason=f"{choice.reason}; {saves}: not worth it")
@@ -425,10 +428,9 @@ def _drop_unlearnable(
     table: ExampleTable, data: TrainingData, spec: RenderSpec, settings: TrainSettings
 ) -> tuple[ExampleTable, list[Example]]:
     """Without the examples that the length policy made unlearnable; they join the count of what was dropped."""
-    collapsed = table.collapsed()
-    over = table.over_length() if spec.truncation == "drop" else np.zeros(len(table), dtype=bool)
+    collapsed, over = unlearnable(table, drop_long=spec.truncation == "drop")
     made = np.array([is_made(example) for example in data.train], dtype=bool)
-    for reason, mask in ((COLLAPSED, collapsed & ~over), (OVER_LENGTH, over)):
+    for reason, mask in ((COLLAPSED, collapsed), (OVER_LENGTH, over)):
         data.dropped.add(reason, [table.ids[i] for i in np.flatnonzero(mask & ~made)])
     data.dropped.check(settings.max_dropped_share)
     gone = collapsed | over
@@ -442,10 +444,6 @@ def _drop_unlearnable(
             "at least one example to train on", f"none left ({data.dropped.describe()})", "Raise max_length."
         )
     return table.take(keep), [data.train[i] for i in keep]
-
-
-def _share(mask: Any) -> str:
-    return f"{float(mask.mean()):.1%}"
 
 
 def _fit(
@@ -472,9 +470,13 @@ def _fit(
     reader = FeatureReader(
         network, prepared.renderer, prepared.device, prepared.batching, default_folder() if settings.cache else None
     )
-    learner = choose_learner(
-        reader, prepared.table, prepared.dev_table, settings, precision=prepared.precision.name, say=say
-    )
+    learner: Learner
+    if isinstance(prepared.table, Windows):
+        learner = WindowLearner(network, prepared.table, prepared.dev_table, reader)
+    else:
+        learner = choose_learner(
+            reader, prepared.table, prepared.dev_table, settings, precision=prepared.precision.name, say=say
+        )
     average = WeightAverage(learner.network.model, settings.ema_decay) if settings.ema_decay else None
 
     def score_dev() -> tuple[float, float]:
@@ -520,9 +522,9 @@ def _fit(
     objective_facts, attributes = _take_out_objective(settings, prepared)
     for name, value in objective_facts.items():
         say(f"learned with the loss: {name} = {value}")
-    # The same texts whatever the run's seed: runs of several seeds then have comparable normalisers.
-    people = [example for example in data.train if not is_made(example)]
-    sample = sample_by_prompt(people, min(_TRAIN_SAMPLE, len(people)), seed=0)
+    if isinstance(prepared.table, Windows):
+        _close_stream(data, prepared, manifest, say)
+    sample = _training_sample(data)
     sample_table = example_table(sample, prepared.renderer, settings.loss, cache=None)[0]
     sample_scores = learner.score(sample_table.tokens).astype(np.float64)
     normaliser = artefact.Normaliser(
@@ -583,11 +585,35 @@ def _fit(
     )
 
 
+def _close_stream(data: TrainingData, prepared: _Prepared, manifest: Manifest, say: Say) -> None:
+    """What a stream of the hub turned out to be joins the record."""
+    assert isinstance(prepared.table, Windows)
+    found = streamed.close(data, prepared.table)
+    if found is None:
+        return
+    prepared.counts, notes = found
+    facts = prepared.facts["counts"] | prepared.counts.facts(prepared.kind, share=prepared.batching.share)
+    prepared.facts["counts"] = facts | {"eval_pairs": len(data.eval)}
+    columns = {"label_columns": dict(prepared.counts.used), "label_columns_unread": dict(prepared.counts.unread)}
+    manifest.note(data=data.facts, dropped=data.dropped.as_dict(), counts=prepared.facts["counts"], **columns)
+    for note in notes:
+        say(note)
+
+
+def _training_sample(data: TrainingData) -> list[Example]:
+    """The same texts whatever the run's seed: runs of several seeds then have comparable normalisers."""
+    if data.stream is not None:
+        return data.sample
+    people = [example for example in data.train if not is_made(example)]
+    return sample_by_prompt(people, min(SAMPLE, len(people)), seed=0)
+
+
 def _tokens_per_second(learner: Learner, learned: Learned, prepared: _Prepared) -> float | None:
     """Tokens that the network read a second, by the mean of an example; None where a head was trained on features that were read before."""
     if isinstance(learner, HeadLearner):
         return None
-    return round(learned.pairs_per_second * prepared.facts["counts"]["train_tokens_read"] / len(prepared.table), 1)
+    counts = prepared.counts
+    return round(learned.pairs_per_second * counts.tokens_read(share=learner.batching.share) / counts.examples, 1)
 
 
 def _take_steps(
@@ -604,13 +630,12 @@ def _take_steps(
 ) -> Learned:
     """Train with the Trainer, and leave the weights of the kept checkpoint in the network."""
     arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
-    collator, facts = learner.collator(settings.batch_tokens), {}
-    if (
-        sharding is None
-        and learner.batching.share
-        and len(learner.table) * settings.epochs >= _MEASURED_STEPS * settings.batch_size
-    ):
-        saving = measure_saving(learner.network, collator, precision=prepared.precision.name, device=prepared.device)
+    collator: ExampleCollator | WindowCollator = learner.collator(settings.batch_tokens)
+    facts: dict[str, Any] = {}
+    long_enough = len(learner.table) * settings.epochs >= _MEASURED_STEPS * settings.batch_size
+    if sharding is None and learner.batching.share and long_enough:
+        shown = collator if isinstance(collator, ExampleCollator) else collator.first()
+        saving = measure_saving(learner.network, shown, precision=prepared.precision.name, device=prepared.device)
         say(saving.describe())
         facts["sharing"] = vars(saving)
     progress = ProgressCallback(console, settings.batch_size)
