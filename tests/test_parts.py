@@ -162,6 +162,24 @@ def test_the_number_of_parts_has_a_bound():
     assert len(found) == 8334 and found[1] == parts.Part(1, "a", 6, 12, 0)
 
 
+def test_a_part_of_many_blocks_holds_few_of_its_rows_at_once(write_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "MOST_PARTS", 1)
+    source = write_rows([single(i, i // 2) for i in range(80)])
+    (part,) = planned(source, 4)
+    held, rows = [], parts.RawRows()
+
+    class Watching(FunctionScorer):
+        def score(self, pairs):
+            held.append(len(rows._held))
+            return super().score(pairs)
+
+    scorer = Watching(likes_long_answers().function)
+    parts.score_part(scorer, part, rows, tmp_path, kind="single answers", block=4, skip_bad=False)
+    assert pq.read_table(tmp_path / part.name).to_pylist() == plain(likes_long_answers(), source, tmp_path)
+    # A block, the row before it, and the first row of the next prompt.
+    assert len(scorer.calls) == 20 and max(held) <= 6
+
+
 def test_a_file_that_shrinks_is_noticed(write_rows, tmp_path):
     source = write_rows([single(i, i) for i in range(9)])
     late = planned(source, 3)[2]
