@@ -125,7 +125,8 @@ class Report:
     Args:
         actor: its lasting name.
         process: of its present life.
-        seconds: that the part took.
+        began: by the clock of its machine.
+        ended: likewise.
         precision: how the model computes.
         warnings: that loading the model gave.
         done: counts.
@@ -134,7 +135,8 @@ class Report:
 
     actor: str
     process: str
-    seconds: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
     precision: Mapping[str, object] | None = None
     warnings: Sequence[str] = ()
     done: Scored | None = None
@@ -152,6 +154,12 @@ class _Actor:
 
         self._job, self._rows = job, RawRows()
         self._report = Report(actor=str(ray.get_runtime_context().get_actor_id()), process=uuid.uuid4().hex)
+        if not Path(job.out).is_dir():
+            needed, mend = "a folder --out that every machine sees", "Choose one on a disk that all share."
+            self._report = replace(
+                self._report, error=OutputError(needed, f"a machine without {Path(job.out).name}", mend)
+            )
+            return
         self._loading = Path(job.out) / f".tries-{self._report.actor}"
         if _count_try(self._loading) > _TRIES:
             error = _dies(
@@ -181,7 +189,7 @@ class _Actor:
     def _scored(self, part: Part) -> Report:
         if self._report.error is not None:
             return self._report
-        started, job = time.perf_counter(), self._job
+        began, job = time.time(), self._job
         self._loading.unlink(missing_ok=True)
         tries = Path(job.out) / f".tries-{part.number:05d}"
         try:
@@ -200,7 +208,7 @@ class _Actor:
         except RewardsmithError as error:
             return replace(self._report, error=error)
         tries.unlink(missing_ok=True)
-        return replace(self._report, done=done, seconds=time.perf_counter() - started)
+        return replace(self._report, done=done, began=began, ended=time.time())
 
 
 def _count_try(place: Path) -> int:
@@ -318,8 +326,8 @@ class Facts:
         done: counts of the parts.
         lives: of each actor, the processes that it was.
         asked_at: when the actors were asked for.
-        began_at: when the first part began, as far as the driver's clock tells.
-        ended_at: when the last one came in.
+        began_at: when the first part began, by the actors' clocks: what they say comes in late, and in bundles.
+        ended_at: when the last one ended, likewise.
     """
 
     precision: dict[str, object] = field(default_factory=dict)
@@ -327,15 +335,14 @@ class Facts:
     done: list[Scored] = field(default_factory=list)
     lives: dict[str, set[str]] = field(default_factory=dict)
     asked_at: float = 0.0
-    began_at: float | None = None
-    ended_at: float = 0.0
+    began_at: float = float("inf")
+    ended_at: float = float("-inf")
 
     def add(self, report: Report) -> None:
         """One part that is done."""
         assert report.done is not None
-        self.ended_at = time.perf_counter()
-        if self.began_at is None:
-            self.began_at = self.ended_at - report.seconds
+        self.began_at, self.ended_at = min(self.began_at, report.began), max(self.ended_at, report.ended)
+        if not self.done:
             self.precision = dict(report.precision or {})
             for text in report.warnings:
                 warnings.warn(text, stacklevel=2)
@@ -344,7 +351,7 @@ class Facts:
 
     def speed(self, here: Scored) -> dict[str, Any]:
         """Actors, their restarts, seconds and work a second, of this call."""
-        if self.pool is None or self.began_at is None:
+        if self.pool is None or not self.done:
             return {"pool": None, "restarts": {}, "seconds": {}, "per_second": {}}
         scoring = self.ended_at - self.began_at
         return {
@@ -371,7 +378,7 @@ def _reports(job: Job, parts: Sequence[Part], actors: int | None, facts: Facts) 
     settings = job.running.settings
     pool = share_out(machines, actors=actors, threads=job.running.threads, device=settings.device)
     pool = replace(pool, actors=min(pool.actors, len(parts)))
-    facts.pool, facts.asked_at = pool, time.perf_counter()
+    facts.pool, facts.asked_at = pool, time.time()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a part of a large model may take longer than any limit

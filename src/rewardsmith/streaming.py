@@ -48,6 +48,7 @@ def per_second(done: Scored, seconds: float) -> dict[str, float]:
     {'rows': 10.0, 'answers': 20.0}
     """
     work = {"rows": done.num_rows - done.resumed_from, "answers": done.num_answers, "tokens": done.num_tokens}
+    seconds = max(seconds, 1e-3)  # a clock that is read to the millisecond
     return {name: round(count / seconds, 1) for name, count in work.items() if count is not None}
 
 
