@@ -28,6 +28,7 @@ PAGES = (
     "docs/frozen.md",
     "docs/speed.md",
     "docs/export.md",
+    "docs/bulk.md",
     "docs/serve.md",
     "docs/evaluating.md",
     "docs/attributions.md",
@@ -51,8 +52,8 @@ PAGES = (
     "docs/streaming.md",
     "docs/rl_runs.md",
 )
-# Several trainings each: `make test-all` runs them.
-LONG = ("docs/learning_curve.md", "docs/reproduce.md", "docs/sweep.md")
+# Several trainings each, or a Ray of their own: `make test-all` runs them.
+LONG = ("docs/bulk.md", "docs/learning_curve.md", "docs/reproduce.md", "docs/sweep.md")
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

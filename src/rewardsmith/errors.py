@@ -11,6 +11,7 @@
     |-- ScoreError                   a scorer returned something that is no finite number
     |-- RemoteError                  a server cannot be reached, refuses, or answers otherwise than it must
     |-- OutputError                  a place that may not or cannot be written
+    |-- WorkerError                  a cluster's workers die faster than the work gets done
     |-- MissingExtraError            an optional package is not installed
     `-- TrainingStopped              exit code 1: a guard ended the run with a diagnosis
         |-- NonFiniteError           a loss, score or gradient that is NaN or infinite
@@ -41,9 +42,20 @@ class RewardsmithError(Exception):
         self.needed, self.came, self.mend = needed, came, mend
         super().__init__(f"needed {needed}; got {came}. {mend}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error travel between processes: kinds differ in what they are made of, not in what they hold."""
+        return _rebuilt, (type(self), self.args, vars(self))
+
     def as_dict(self) -> dict[str, str]:
         """The error as the JSON document that `--json` prints."""
         return {"type": type(self).__name__, "needed": self.needed, "came": self.came, "mend": self.mend}
+
+
+def _rebuilt(kind: type[RewardsmithError], args: tuple[Any, ...], held: dict[str, Any]) -> RewardsmithError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(held)
+    return error
 
 
 class SettingsError(RewardsmithError):
@@ -72,17 +84,9 @@ class RowError(DataError):
         super().__init__(needed, came, mend)
         self.args = (f"{where}: field `{field}`: {self.args[0]}",)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let a row's error travel between processes."""
-        return _row_error, (self.where, self.field, self.needed, self.came, self.mend, self.content)
-
     def as_dict(self) -> dict[str, str]:
         """The error with its place."""
         return super().as_dict() | {"where": self.where, "field": self.field}
-
-
-def _row_error(where: str, field: str, needed: str, came: str, mend: str, content: Any) -> RowError:
-    return RowError(where, field, needed=needed, came=came, mend=mend, content=content)
 
 
 class ModelError(RewardsmithError):
@@ -123,6 +127,10 @@ class RemoteError(RewardsmithError):
 
 class OutputError(RewardsmithError):
     """A place that may not or cannot be written."""
+
+
+class WorkerError(RewardsmithError):
+    """A cluster's workers die faster than the work gets done."""
 
 
 class MissingExtraError(RewardsmithError):

@@ -26,10 +26,11 @@ WINDOW = 4096
 
 @dataclass
 class Scored:
-    """What `score_file` did; `truncated` and `special_strings` count answers of this call, None where the scorer does not say."""
+    """What `score_file` did; `num_tokens`, `truncated` and `special_strings` are of the answers of this call, None where the scorer does not say."""
 
     num_rows: int = 0
     num_answers: int = 0
+    num_tokens: int | None = None
     truncated: int | None = None
     special_strings: int | None = None
     resumed_from: int = 0
@@ -38,6 +39,17 @@ class Scored:
     def as_dict(self) -> dict[str, Any]:
         """The document of `score --json`."""
         return {**vars(self), "skipped": dict(self.skipped)}
+
+
+def per_second(done: Scored, seconds: float) -> dict[str, float]:
+    """Rows, answers and, where the scorer says them, tokens a second of one call.
+
+    >>> per_second(Scored(num_rows=30, num_answers=40, resumed_from=10), 2.0)
+    {'rows': 10.0, 'answers': 20.0}
+    """
+    work = {"rows": done.num_rows - done.resumed_from, "answers": done.num_answers, "tokens": done.num_tokens}
+    seconds = max(seconds, 1e-3)  # a clock that is read to the millisecond
+    return {name: round(count / seconds, 1) for name, count in work.items() if count is not None}
 
 
 def answers_of(row: Row) -> list[Pair]:
@@ -97,7 +109,9 @@ def score_file(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         said = 0 if isinstance(scorer, TableScorer) else None
-        done = Scored(truncated=said, special_strings=said, resumed_from=_resume(partial, state, identity))
+        done = Scored(
+            num_tokens=said, truncated=said, special_strings=said, resumed_from=_resume(partial, state, identity)
+        )
         write_json(state, identity)
         with open(partial, "a", encoding="utf-8") as file:
             rows = _good_rows(source, skip_bad, done)
@@ -105,7 +119,7 @@ def score_file(
                 pass
             done.num_rows = done.resumed_from
             while block := list(islice(rows, window)):
-                lines = _score_block(scorer, block, done)
+                lines = score_block(scorer, block, done)
                 file.write("".join(json.dumps(line) + "\n" for line in lines))
                 file.flush()
                 if on_window is not None:
@@ -133,13 +147,15 @@ def _good_rows(source: str, skip_bad: bool, done: Scored) -> Iterator[Row]:
             yield row
 
 
-def _score_block(scorer: Scorer, block: Sequence[Row], done: Scored) -> list[dict[str, Any]]:
+def score_block(scorer: Scorer, block: Sequence[Row], done: Scored) -> list[dict[str, Any]]:
+    """The output rows of some rows, scored together, and their counts added to `done`."""
     answers = [answers_of(row) for row in block]
     every = [pair for pairs in answers for pair in pairs]
     columns: Columns
     if isinstance(scorer, TableScorer):
         table = scorer.table(every)
         columns = {"score": table.score, "tokens": table.tokens, "truncated": table.truncated}
+        done.num_tokens = (done.num_tokens or 0) + int(table.tokens.sum())
         done.truncated = (done.truncated or 0) + int(table.truncated.sum())
         done.special_strings = (done.special_strings or 0) + int((table.special_strings > 0).sum())
     else:

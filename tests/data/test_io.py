@@ -5,10 +5,12 @@ import gzip
 import json
 from datetime import date
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from rewardsmith.data import io
-from rewardsmith.errors import DataError, RowError
+from rewardsmith.errors import DataError, OutputError, RowError
 
 ROWS = [
     {"id": "1", "prompt": "p", "chosen": "NA", "rejected": "no", "margin": 0.5, "goal": "x"},
@@ -120,3 +122,68 @@ def test_rows_are_written_whatever_their_metadata_holds(tmp_path):
     io.write_rows(tmp_path / "rows.jsonl", rows)
     read = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert read == [{"score": 0.5, "metadata": {"day": "2026-01-02", "rate": None, "text": "\ud800"}}, {"score": 1.5}]
+
+
+def shard(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_a_folder_or_glob_is_read_as_one_source(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in ROWS]
+    shard(tmp_path / "b.jsonl", rows[:1])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[1:]), tmp_path / "a.parquet")
+    shard(tmp_path / "_hidden.jsonl", rows)
+    (tmp_path / "about.json").write_text("{}")
+    (tmp_path / "inside").mkdir()
+    for source in (str(tmp_path), f"{tmp_path}/[ab].*"):
+        assert [io.source_name(one) for one in io.shards(source)] == ["a.parquet", "b.jsonl"]
+        found = [row for row in io.iterate(source)]
+        # In the order of the names; rows without an id are numbered through.
+        assert [row.chosen for row in found] == [row["chosen"] for row in [*rows[1:], rows[0]]]
+        assert [row.id for row in found] == [str(i) for i in range(1, len(rows) + 1)]
+    with pytest.raises(DataError, match="none"):
+        io.shards(f"{tmp_path}/*.csv")
+    with pytest.raises(DataError, match="none"):
+        io.shards(str(tmp_path / "inside"))
+
+
+def test_the_identity_of_many_files_is_of_names_and_contents(tmp_path):
+    shard(tmp_path / "a.jsonl", ROWS)
+    shard(tmp_path / "b.jsonl", ROWS[:1])
+    first = io.source_identity(str(tmp_path))
+    assert first == io.source_identity(f"{tmp_path}/*.jsonl") != io.source_identity(str(tmp_path / "a.jsonl"))
+    shard(tmp_path / "b.jsonl", ROWS[1:2])
+    assert io.source_identity(str(tmp_path)) != first
+
+
+def test_an_output_that_would_become_data_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    shard(tmp_path / "data" / "a.jsonl", ROWS)
+    source = str(tmp_path / "data")
+    for out, data in (
+        ("data/scores.jsonl", source),
+        ("data/scores", source),
+        ("data", source),
+        ("data", f"{source}/*.jsonl"),
+        ("data/b.jsonl", f"{source}/*.jsonl"),
+    ):
+        with pytest.raises(OutputError):
+            io.refuse_among(tmp_path / out, data)
+    io.refuse_among(tmp_path / "data" / "b.txt", f"{source}/*.jsonl")
+    io.refuse_among(tmp_path / "scores", source)
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 7, 8, 11, 12])
+def test_rows_of_a_parquet_file_from_the_middle(tmp_path, first):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"n": n} for n in range(11)]), path, row_group_size=4)
+    expected = [(f"a.parquet: row {n + 1}", {"n": n}) for n in range(11)]
+    assert list(io.raw_rows(str(path), first=first)) == expected[first:]
+    assert io.num_raw_rows(str(path)) == 11
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    for read in (io.read, io.num_raw_rows):
+        with pytest.raises(DataError, match=r"a\.parquet"):
+            read(str(tmp_path / "a.parquet"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,14 +25,23 @@ from rewardsmith.cli.base import (
 )
 from rewardsmith.config import AuditSettings, build, merge
 from rewardsmith.errors import OutputError, SettingsError
-from rewardsmith.storage import check_result_file, check_result_folder, refuse_inside
+from rewardsmith.storage import check_result_file, check_result_folder
+
+if TYPE_CHECKING:
+    from rewardsmith.loading import Running
 
 
 @app.command()
 def score(
     model: str,
     data: str,
-    out: Annotated[Path, typer.Option(help="The file to write, one JSON row an input row.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write, one JSON row an input row; with --ray the folder of Parquet files.")
+    ],
+    ray: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Score on Ray, here or on a cluster; docs/bulk.md.")
+    ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="With --ray: processes that each load the model.")] = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     device: DeviceOption = "auto",
@@ -42,13 +51,23 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score pairs, groups or single answers; memory stays bounded, an interrupted run goes on where it stopped."""
+    if ray is not None:
+        _score_on_ray(
+            model, data, out, ray, actors, skip_bad, overwrite, running(device, precision, threads, seed), as_json
+        )
+        return
+    if actors is not None:
+        raise SettingsError("--ray with --actors", "--actors alone", "Add --ray local, or leave --actors out.")
     if out.exists() and not overwrite:
         raise OutputError("a new file for --out", f"{out}, which exists", "Choose another --out, or --overwrite.")
-    refuse_inside(out, data)
-    from rewardsmith.data.io import source_identity
-    from rewardsmith.streaming import score_file
+    from rewardsmith.data.io import refuse_among, source_identity
+    from rewardsmith.manifest import timed
+    from rewardsmith.streaming import per_second, score_file
 
-    source = load_source(model, device, precision, threads, seed)
+    refuse_among(out, data)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "starting"):
+        source = load_source(model, device, precision, threads, seed)
     identity = {
         "model": dict(source.files),
         "data": source_identity(data),
@@ -56,7 +75,7 @@ def score(
         "skip_bad": skip_bad,
     }
     console = stderr_console()
-    with console.status("scoring") as status:
+    with console.status("scoring") as status, timed(seconds, "scoring"):
         done = score_file(
             source.scorer,
             data,
@@ -65,11 +84,48 @@ def score(
             skip_bad=skip_bad,
             on_window=lambda n: status.update(f"scored {n:,} rows"),
         )
-    document = {"verb": "score", "model": source.name, **source.precision, **done.as_dict()}
+    speed = {"seconds": seconds, "per_second": per_second(done, seconds["scoring"])}
+    document = {"verb": "score", "model": source.name, **source.precision, **done.as_dict(), **speed}
     resumed = f" (went on after {done.resumed_from:,})" if done.resumed_from else ""
     skipped = f", skipped {dict(done.skipped)}" if done.skipped else ""
     cut = "unknown" if done.truncated is None else f"{done.truncated:,}"
     finish(document, as_json, f"{done.num_rows:,} rows{resumed} -> {out}; truncated answers: {cut}{skipped}")
+
+
+def _score_on_ray(
+    model: str,
+    data: str,
+    out: Path,
+    address: str,
+    actors: int | None,
+    skip_bad: bool,
+    overwrite: bool,
+    run: Running,
+    as_json: bool,
+) -> None:
+    from rewardsmith.bulk import score_folder
+
+    with stderr_console().status("starting") as status:
+        document = score_folder(
+            model,
+            data,
+            out,
+            running=run,
+            address=address,
+            actors=actors,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+            on_part=lambda n: status.update(f"scored {n:,} rows"),
+        )
+    resumed = f" (went on after {document['resumed_from']:,})" if document["resumed_from"] else ""
+    skipped = f", skipped {document['skipped']}" if document["skipped"] else ""
+    cut = "unknown" if document["truncated"] is None else f"{document['truncated']:,}"
+    speed = ", ".join(f"{count:,.0f} {name}/s" for name, count in document["per_second"].items())
+    pool = document["pool"]
+    by = f"; {pool['actors']} actors x {pool['threads']} threads: {speed}" if pool else ""
+    restarts = f"; started again: {document['restarts']}" if document["restarts"] else ""
+    line = f"{document['num_rows']:,} rows{resumed} -> {out}; truncated answers: {cut}{skipped}{by}{restarts}"
+    finish(document, as_json, line)
 
 
 @app.command()

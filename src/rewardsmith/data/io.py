@@ -1,12 +1,13 @@
-"""Preference data in: JSONL and CSV line by line, so that an error names file and line; everything else through `datasets`.
+"""Preference data in: JSONL and CSV line by line, so that an error names file and line; Parquet a few rows at a time; everything else through `datasets`.
 
-A source is a stream of raw rows, cut into chunks that can be parsed anywhere (`chunks`, `parse`); `iterate` and `read` are written through these two.
+A source is a file, a folder or glob of many (`shards`), or a dataset by its name. It is a stream of raw rows, cut into chunks that can be parsed anywhere (`chunks`, `parse`); `iterate` and `read` are written through these two.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import gzip
 import hashlib
 import json
@@ -15,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,19 @@ from rewardsmith.data import formats
 from rewardsmith.data.formats import NATIVE, Format
 from rewardsmith.data.pairing import ALL_PAIRS, PairRule, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, RowReader
-from rewardsmith.errors import DataError, RowError
-from rewardsmith.storage import atomic_file, file_sha256
+from rewardsmith.errors import DataError, OutputError, RowError
+from rewardsmith.storage import atomic_file, file_sha256, refuse_inside, text_sha256
 
 # Columns that a CSV, which knows only text, holds as JSON.
 _CSV_JSON = ("margin", "weight", "votes", "tie", "ranked", "answers", "ratings", "candidates", "per_answer")
 _MAX_EXAMPLES = 5
 _CHUNK = 2000
 _CHUNK_BYTES = 8 << 20
+_PARQUET_ROWS = 1024
+# Files of a folder that are read. Not .json: there it is more often a description of the rest than data.
+_SHARD_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".csv", ".csv.gz")
+# What `save_to_disk` of datasets leaves in its folder.
+_SAVED_DATASET = ("state.json", "dataset_info.json", "dataset_dict.json")
 csv.field_size_limit(1 << 30)  # answers are long; the default of 128 KiB is for spreadsheets
 
 
@@ -118,16 +125,70 @@ class Parsed:
 
 
 def source_name(source: str) -> str:
-    """A source as it may stand in a report: a file by its last part, a hub name as it is."""
-    return Path(source).name if Path(source).exists() else source
+    """A source as it may stand in a report: a file, folder or glob by its last part, a hub name as it is."""
+    return Path(source).name if Path(source).exists() or is_glob(source) else source
+
+
+def is_glob(source: str) -> bool:
+    """Whether a source names files by a pattern."""
+    return any(sign in source for sign in "*?[") and not Path(source).exists()
+
+
+def shards(source: str) -> list[str]:
+    """The files of a folder or glob, in the order of their names; any other source is itself alone.
+
+    Of a folder those that lie directly in it with the ending of a data file (not .json); names that begin with "." or "_" are left out, as by other readers of such folders.
+
+    Raises:
+        DataError: if there are none.
+    """
+    path = Path(source)
+    if is_glob(source):
+        found = sorted(glob.glob(source))
+    elif path.is_dir() and not any((path / name).exists() for name in _SAVED_DATASET):
+        inside = (one for one in path.iterdir() if one.name.endswith(_SHARD_ENDINGS) and one.is_file())
+        found = sorted(str(one) for one in inside if not one.name.startswith((".", "_")))
+    else:
+        return [source]
+    if not found:
+        raise DataError(
+            f"data files in {source_name(source)}: a folder of {', '.join(_SHARD_ENDINGS)}, or one saved by datasets' save_to_disk",
+            "none",
+            "Check the path.",
+        )
+    return found
+
+
+def refuse_among(out: Path, source: str) -> None:
+    """Refuse an output that is or holds an input, or that would later be taken for one of its `shards`.
+
+    Raises:
+        OutputError: naming it.
+        DataError: if there are no inputs.
+    """
+    files = shards(source)
+    refuse_inside(out, source, *files)
+    place = out.absolute()
+    named = (
+        fnmatch(str(place), str(Path(source).absolute()))
+        if is_glob(source)
+        else place.parent.resolve() == Path(source).resolve()
+    )
+    if files != [source] and named:
+        raise OutputError(
+            "an output that is not one of the data files later", f"{out} for {source}", "Choose another --out."
+        )
 
 
 def source_identity(source: str) -> str:
-    """What tells two contents of a source apart: a file's SHA-256, anything else its name.
+    """What tells two contents of a source apart: a file's SHA-256, one over names and contents of many files, anything else its name.
 
     Raises:
-        DataError: if the file cannot be read.
+        DataError: if a file cannot be read.
     """
+    files = shards(source)
+    if files != [source]:
+        return text_sha256(json.dumps([[Path(file).name, source_identity(file)] for file in files]))
     path = Path(source)
     if not path.is_file():
         return source
@@ -141,13 +202,37 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"a readable file {path.name}", error.strerror or str(error), "Check its permissions.")
 
 
-def raw_rows(source: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row of a source.
+def raw_rows(source: str, *, first: int = 0) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every row of a source that is no folder or glob of `shards`.
+
+    Args:
+        source: see above.
+        first: rows to leave out; whole row groups of a Parquet file are not even read.
 
     Raises:
         DataError: if the source cannot be found or opened.
         RowError: if a line is no JSON.
     """
+    path = Path(source)
+    if path.is_file() and path.name.endswith(".parquet"):
+        return _parquet_rows(path, first)
+    return islice(_all_rows(source), first, None)
+
+
+def num_raw_rows(source: str) -> int:
+    """How many rows `raw_rows` gives: from the footer of a Parquet file, else by reading.
+
+    Raises:
+        DataError: if the source cannot be read.
+    """
+    path = Path(source)
+    if path.is_file() and path.name.endswith(".parquet"):
+        with _readable_parquet(path) as file:
+            return int(file.metadata.num_rows)
+    return sum(1 for _ in raw_rows(source))
+
+
+def _all_rows(source: str) -> Iterator[tuple[str, Any]]:
     path = Path(source)
     if path.is_dir():
         yield from _saved_dataset(path)
@@ -173,8 +258,6 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         return _json_array(path)
     if name.endswith((".jsonl", ".json", ".ndjson")):
         return _json_lines(path)
-    if path.name.endswith(".parquet"):
-        return _through_datasets(path, "parquet")
     if path.name.endswith((".csv", ".csv.gz")):
         return _csv_rows(path)
     raise DataError(
@@ -244,17 +327,32 @@ def _parse_line(where: str, line: bytes) -> Any:
     return row
 
 
-def _through_datasets(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
-    import datasets  # loaded here: it takes a second, and JSONL does not need it
+@contextlib.contextmanager
+def _readable_parquet(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet  # loaded here: it takes a while, and JSONL does not need it
 
     try:
-        rows = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
-        for number, row in enumerate(rows, start=1):
-            yield f"{path.name}: row {number}", row
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(
-            f"a readable {kind} file {path.name}", first_line(error), "Fetch or write the file again."
+            f"a readable parquet file {path.name}", first_line(error), "Fetch or write the file again."
         ) from error
+
+
+def _parquet_rows(path: Path, first: int) -> Iterator[tuple[str, Any]]:
+    """By pyarrow, a few rows at a time, and not through `datasets`, which takes a whole row group at once."""
+    with _readable_parquet(path) as file:
+        end = 0  # rows up to the end of a row group
+        for group in range(file.metadata.num_row_groups):
+            number, end = end, end + file.metadata.row_group(group).num_rows
+            if end <= first:
+                continue
+            for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group]):
+                wanted = batch.slice(max(0, first - number))
+                number += len(batch)
+                for place, row in enumerate(wanted.to_pylist(), start=number - len(wanted) + 1):
+                    yield f"{path.name}: row {place}", row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -340,16 +438,20 @@ def first_line(error: BaseException) -> str:
 
 
 def chunks(source: str, *, size: int = _CHUNK) -> Iterator[Chunk]:
-    """The raw rows of a source, about `size` at a time; rows that are read together stay together.
+    """The raw rows of a source, about `size` at a time; rows of one file that are read together stay together.
 
     Raises:
         DataError: if the source cannot be found or read.
     """
-    yield from chunked(raw_rows(source), size=size)
+    start = 1
+    for shard in shards(source):
+        for chunk in chunked(raw_rows(shard), size=size, start=start):
+            start += len(chunk.rows)
+            yield chunk
 
 
 def chunked(rows: Iterator[tuple[str, Any]], *, size: int = _CHUNK, start: int = 1) -> Iterator[Chunk]:
-    """Raw rows that come one by one as chunks.
+    """Raw rows that come one by one as chunks; rows that are read together stay together.
 
     Args:
         rows: (place, row), see `raw_rows`.
@@ -359,7 +461,7 @@ def chunked(rows: Iterator[tuple[str, Any]], *, size: int = _CHUNK, start: int =
     held = _next_rows(rows, size)
     while held:
         coming = next(rows, None)
-        while coming is not None and _stand_together(held[-1], coming):
+        while coming is not None and read_together(held[-1], coming):
             held.append(coming)
             coming = next(rows, None)
         yield Chunk(start, held)
@@ -504,7 +606,8 @@ def _loaded(where: str, raw: Any, reader: RowReader) -> Any:
     return row
 
 
-def _stand_together(first: tuple[str, Any], second: tuple[str, Any]) -> bool:
+def read_together(first: tuple[str, Any], second: tuple[str, Any]) -> bool:
+    """Whether a format joins two neighbours into one row."""
     try:
         return formats.joined(*(_loaded(where, raw, RowReader(where)) for where, raw in (first, second)))
     except RowError:

@@ -104,6 +104,20 @@ def contract_folder(model: str) -> Path:
     return folder
 
 
+def identity(model: str) -> dict[str, str]:
+    """What tells two models apart, without loading one: SHA-256 by file name, as the contract says or of all files of a folder; of a name on the hub, the name.
+
+    Raises:
+        ModelError: if there is no such model.
+    """
+    folder = Path(model) if is_exported(model) else Path(source_folder(model))
+    if (folder / CONTRACT).is_file():
+        return artefact.read_contract(folder).files
+    if folder.is_dir():
+        return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    return {"name": model}
+
+
 def load(source: str | Path, settings: ScoringSettings | None = None) -> Exported:
     """Read an exported folder; the graph and the text files must be those that its contract names.
 
