@@ -8,6 +8,7 @@ import pytest
 
 from rewardsmith import parts, streaming
 from rewardsmith.data import io
+from rewardsmith.data.sources import files_of
 from rewardsmith.errors import DataError, OutputError, RowError
 from rewardsmith.model.reward_model import RewardModel
 from tests.data.test_formats import STEER
@@ -19,7 +20,7 @@ def single(i, prompt):
 
 
 def planned(source, block):
-    return parts.plan([(file, io.num_raw_rows(file)) for file in io.shards(source)], block=block)
+    return parts.plan([(file, io.num_raw_rows(file)) for file in files_of(source)], block=block)
 
 
 def scored(scorer, source, out, *, block, order=None, kind="single answers", **more):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.data import io
+from rewardsmith.data.sources import files_of, refuse_among, source_identity, source_name
 from rewardsmith.errors import (
     MissingExtraError,
     ModelError,
@@ -259,12 +260,12 @@ def score_folder(
     check_address(address)
     check_folder(out, data, overwrite=overwrite)
     model = _absolute(model)
-    files = [(_absolute(file), io.num_raw_rows(file)) for file in io.shards(data)]
+    files = [(_absolute(file), io.num_raw_rows(file)) for file in files_of(data)]
     kind = _first_kind(data, skip_bad)
     known = _model_identity(model, running)
     identity = {
         "model": known,
-        "data": io.source_identity(data),
+        "data": source_identity(data),
         "precision": running.settings.precision,
         "skip_bad": skip_bad,
     }
@@ -313,7 +314,7 @@ def score_folder(
             }
             record.close("finished", **document)
     precision = document.pop("precision")
-    return {"verb": "score", "model": _name(model), "data": io.source_name(data), **precision, **document}
+    return {"verb": "score", "model": _name(model), "data": source_name(data), **precision, **document}
 
 
 @dataclass
@@ -482,7 +483,7 @@ def check_folder(out: Path, data: str, *, overwrite: bool) -> None:
         OutputError: if it is something else.
         DataError: if there are no data.
     """
-    io.refuse_among(out, data)
+    refuse_among(out, data)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     record = Manifest.read(out / RECORD)

@@ -16,6 +16,7 @@ from rewardsmith.data import io, writers
 from rewardsmith.data.formats import Native
 from rewardsmith.data.pairing import ALL_PAIRS, PairRule, equal_rating_pairs, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row
+from rewardsmith.data.sources import source_name
 from rewardsmith.data.writers import Writer
 from rewardsmith.errors import DataError, OutputError, RowError
 from rewardsmith.storage import atomic_file, refuse_inside
@@ -121,7 +122,7 @@ def _nothing_left(done: Converted, source: str) -> DataError:
     if not done.reading.num_rows:
         return io.no_rows(done.reading, source)
     came = "; ".join(f"{name}: {count:,}" for name, count in done.losses().items())
-    return DataError(f"at least one row of {io.source_name(source)} to write", f"none: {came}", "Check the file.")
+    return DataError(f"at least one row of {source_name(source)} to write", f"none: {came}", "Check the file.")
 
 
 def _check_out(out: Path, source: str, overwrite: bool) -> None:
@@ -143,7 +144,7 @@ def _written(
     on_rows: Callable[[int], None] | None,
 ) -> Iterator[Native]:
     """The rows of the new file, in the order of the source."""
-    name = io.source_name(source)
+    name = source_name(source)
     for chunk in io.chunks(source):
         for parsed in io.parse_units(chunk, format=format):
             done.reading.add(parsed)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rewardsmith.config import ScoringSettings
 from rewardsmith.data import io
 from rewardsmith.data.schema import Preference
+from rewardsmith.data.sources import source_name
 from rewardsmith.functions import is_function, load_function
 from rewardsmith.manifest import package_versions
 from rewardsmith.remote import RemoteModel, connect, is_url, without_credentials
@@ -120,7 +121,7 @@ def read_labelled(data: str, *, skip_bad: bool, console: Console) -> tuple[dict[
     pairs = io.preferences(reading.rows, data)
     console.print(reading.describe(data), highlight=False, markup=False, soft_wrap=True)
     facts = {
-        "source": io.source_name(data),
+        "source": source_name(data),
         "sha256": io.fingerprint(pairs),
         "rows": reading.num_rows,
         "formats": dict(reading.formats),

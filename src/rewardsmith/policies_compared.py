@@ -17,6 +17,7 @@ from rich.table import Table
 from rewardsmith.auditing.outliers import LEVEL, Detector, load_detector
 from rewardsmith.data import io
 from rewardsmith.data.schema import Pair, Prompt, Single, as_row
+from rewardsmith.data.sources import source_identity, source_name
 from rewardsmith.errors import ContractError, MissingExtraError, SettingsError
 from rewardsmith.evaluation.slices import metadata_columns
 from rewardsmith.functions import is_function
@@ -227,8 +228,8 @@ def _read(files: AnswerFiles, *, skip_bad: bool) -> _Answers:
         rows, skipped = read_answers(source, skip_bad=skip_bad)
         sides.append(rows)
         facts[side] = {
-            "source": io.source_name(source),
-            "sha256": io.source_identity(source),
+            "source": source_name(source),
+            "sha256": source_identity(source),
             "rows": len(rows),
             "skipped_bad": skipped,
         }
@@ -272,8 +273,8 @@ def _draw(
 
     prepare_process(threads=run.threads, seed=run.seed)
     facts: dict[str, Any] = {
-        "source": io.source_name(drawing.prompts),
-        "sha256": io.source_identity(drawing.prompts),
+        "source": source_name(drawing.prompts),
+        "sha256": source_identity(drawing.prompts),
         "num_answers": drawing.num_answers,
         "max_new_tokens": drawing.max_new_tokens,
         "temperature": drawing.temperature,

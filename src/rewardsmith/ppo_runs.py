@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from rewardsmith.config import PPOSettings, ScoringSettings
-from rewardsmith.data import io
 from rewardsmith.data.schema import Prompt, prompt_key
+from rewardsmith.data.sources import source_name
 from rewardsmith.data.texts import read_prompts
 from rewardsmith.errors import SettingsError
 from rewardsmith.loading import described, load_source, papers
@@ -116,8 +116,8 @@ def _prompts(source: str, *, skip_bad: bool, console: Console) -> tuple[list[Pro
     skipped: Counter[str] = Counter()
     found = read_prompts(source, skip_bad=skip_bad, skipped=skipped)
     if skipped:
-        told = f"malformed prompts left out of {io.source_name(source)}, by field: {dict(skipped)}"
+        told = f"malformed prompts left out of {source_name(source)}, by field: {dict(skipped)}"
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     digest = text_sha256("\n".join(prompt_key(prompt) for prompt in found))
-    facts = {"source": io.source_name(source), "sha256": digest, "prompts": len(found), "skipped_bad": dict(skipped)}
+    facts = {"source": source_name(source), "sha256": digest, "prompts": len(found), "skipped_bad": dict(skipped)}
     return found, facts

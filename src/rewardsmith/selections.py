@@ -17,6 +17,7 @@ from rewardsmith.auditing.ensembles import Rule
 from rewardsmith.auditing.pools import Pool, drawn_pool
 from rewardsmith.data import io
 from rewardsmith.data.schema import Prompt
+from rewardsmith.data.sources import source_identity, source_name
 from rewardsmith.data.texts import read_prompts
 from rewardsmith.errors import DataError, MissingExtraError, SettingsError
 from rewardsmith.functions import Function
@@ -146,7 +147,7 @@ def run(
     Raises:
         RewardsmithError: of the kind that says what was wrong.
     """
-    facts: dict[str, Any] = {"source": io.source_name(data), "sha256": io.source_identity(data)}
+    facts: dict[str, Any] = {"source": source_name(data), "sha256": source_identity(data)}
     pool, prompts = None, None
     if drawing is None:
         pool = _read(data, facts, skip_bad=skip_bad, console=console)

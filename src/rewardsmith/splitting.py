@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from rewardsmith.data import io, near
 from rewardsmith.data.faults import folded
 from rewardsmith.data.schema import Row, prompt_key
+from rewardsmith.data.sources import source_identity, source_name
 from rewardsmith.data.split import assign_parts
 from rewardsmith.errors import DataError, OutputError, RowError, SettingsError
 from rewardsmith.manifest import Manifest
@@ -114,14 +115,14 @@ def split_source(
                     rows[list(shares)[part]] += 1
         distinct = {name: len(np.unique(units.prompts[parts == i])) for i, name in enumerate(shares)}
         facts = {
-            "source_sha256": io.source_identity(source),
+            "source_sha256": source_identity(source),
             "parts": {
                 name: {"rows": rows[name], "prompts": distinct[name], "sha256": file_sha256(folder / f"{name}.jsonl")}
                 for name in shares
             },
         }
         manifest.close("finished", **facts)
-    return {"verb": "split", **settings, **facts, "data": io.source_name(source), "out": out.name}
+    return {"verb": "split", **settings, **facts, "data": source_name(source), "out": out.name}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _read(source: str, *, stratify: str | None, keep_near: bool, format: str | N
         if keep_near:
             minima.append(near.minima(fresh))
     if not numbers:
-        raise DataError(f"at least one row in {io.source_name(source)}", "an empty file", "Check the file.")
+        raise DataError(f"at least one row in {source_name(source)}", "an empty file", "Check the file.")
     order = np.argsort(np.array(list(places), dtype=np.uint64))  # by hash: the order of rows changes nothing
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))

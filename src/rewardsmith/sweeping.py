@@ -27,6 +27,7 @@ from rewardsmith.config import ScoringSettings, TrainSettings, build, merge, par
 from rewardsmith.data import io
 from rewardsmith.data.faults import content_fault
 from rewardsmith.data.schema import Preference, Row, as_row, prompt_key
+from rewardsmith.data.sources import source_identity
 from rewardsmith.data.split import split_by_prompt
 from rewardsmith.errors import (
     DataError,
@@ -362,7 +363,7 @@ def _check(plan: Plan, overwrite: bool) -> dict[str, Any]:
     contents = {name: getattr(shared, name) for name in ("data", "dev_data", "eval_data")}
     identity = {
         "runs": identities,
-        "data": {name: io.source_identity(source) for name, source in contents.items() if source},
+        "data": {name: source_identity(source) for name, source in contents.items() if source},
         "split": {"seed": shared.seed, "dev_share": shared.dev_share},
     }
     # As the file will hold it: tuples become lists there.

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from rewardsmith.data import io
+from rewardsmith.data.sources import files_of, refuse_among, source_identity, source_name
 from rewardsmith.errors import DataError, OutputError, RowError
 
 ROWS = [
@@ -125,7 +126,8 @@ def test_rows_are_written_whatever_their_metadata_holds(tmp_path):
 
 
 def shard(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(lines) if path.name.endswith(".gz") else lines)
 
 
 def test_a_folder_or_glob_is_read_as_one_source(tmp_path):
@@ -135,25 +137,39 @@ def test_a_folder_or_glob_is_read_as_one_source(tmp_path):
     shard(tmp_path / "_hidden.jsonl", rows)
     (tmp_path / "about.json").write_text("{}")
     (tmp_path / "inside").mkdir()
-    for source in (str(tmp_path), f"{tmp_path}/[ab].*"):
-        assert [io.source_name(one) for one in io.shards(source)] == ["a.parquet", "b.jsonl"]
+    with pytest.raises(DataError, match="Parquet and JSONL"):  # perhaps the same data twice
+        files_of(str(tmp_path))
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    shard(apart / "a.jsonl.gz", rows[1:])
+    shard(apart / "b.ndjson", rows[:1])
+    shard(apart / "_hidden.jsonl", rows)
+    (apart / "about.json").write_text("{}")
+    for source, names in (
+        (f"{tmp_path}/[ab].*", ["a.parquet", "b.jsonl"]),
+        (f"{tmp_path}/**/[ab].*json*", ["a.jsonl.gz", "b.ndjson", "b.jsonl"]),
+        (str(apart), ["a.jsonl.gz", "b.ndjson"]),
+    ):
+        assert [source_name(one) for one in files_of(source)] == names
+        if len(names) > 2:
+            continue
         found = [row for row in io.iterate(source)]
         # In the order of the names; rows without an id are numbered through.
         assert [row.chosen for row in found] == [row["chosen"] for row in [*rows[1:], rows[0]]]
         assert [row.id for row in found] == [str(i) for i in range(1, len(rows) + 1)]
     with pytest.raises(DataError, match="none"):
-        io.shards(f"{tmp_path}/*.csv")
+        files_of(f"{tmp_path}/*.csv")
     with pytest.raises(DataError, match="none"):
-        io.shards(str(tmp_path / "inside"))
+        files_of(str(tmp_path / "inside"))
 
 
 def test_the_identity_of_many_files_is_of_names_and_contents(tmp_path):
     shard(tmp_path / "a.jsonl", ROWS)
     shard(tmp_path / "b.jsonl", ROWS[:1])
-    first = io.source_identity(str(tmp_path))
-    assert first == io.source_identity(f"{tmp_path}/*.jsonl") != io.source_identity(str(tmp_path / "a.jsonl"))
+    first = source_identity(str(tmp_path))
+    assert first == source_identity(f"{tmp_path}/*.jsonl") != source_identity(str(tmp_path / "a.jsonl"))
     shard(tmp_path / "b.jsonl", ROWS[1:2])
-    assert io.source_identity(str(tmp_path)) != first
+    assert source_identity(str(tmp_path)) != first
 
 
 def test_an_output_that_would_become_data_is_refused(tmp_path):
@@ -168,9 +184,9 @@ def test_an_output_that_would_become_data_is_refused(tmp_path):
         ("data/b.jsonl", f"{source}/*.jsonl"),
     ):
         with pytest.raises(OutputError):
-            io.refuse_among(tmp_path / out, data)
-    io.refuse_among(tmp_path / "data" / "b.txt", f"{source}/*.jsonl")
-    io.refuse_among(tmp_path / "scores", source)
+            refuse_among(tmp_path / out, data)
+    refuse_among(tmp_path / "data" / "b.txt", f"{source}/*.jsonl")
+    refuse_among(tmp_path / "scores", source)
 
 
 @pytest.mark.parametrize("first", [0, 1, 4, 7, 8, 11, 12])

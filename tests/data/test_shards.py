@@ -10,7 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from rewardsmith.data import io, shards
-from rewardsmith.data.shards import BEGINNING, blocks, hub_rows, is_hub_name, left_aside, shards_of
+from rewardsmith.data.shards import BEGINNING, blocks, hub_rows, shards_of
+from rewardsmith.data.sources import is_hub_name, left_aside
 from rewardsmith.errors import DataError
 
 ROWS = [{"prompt": f"p{i}", "chosen": f"good {i}\n" * (i % 3 + 1), "rejected": f"bad {i}"} for i in range(23)]
@@ -93,10 +94,12 @@ def test_a_source_is_a_file_a_folder_or_a_glob(tmp_path):
 
 
 def test_what_is_no_set_of_shards_is_refused(tmp_path):
-    with pytest.raises(DataError, match="where no shard lies"):
+    with pytest.raises(DataError, match=r"data files in the folder .* got none"):
         shards_of(str(tmp_path))
-    with pytest.raises(DataError, match="where no shard lies"):
+    with pytest.raises(DataError, match=r"files that match '\*\.jsonl'; got none"):
         shards_of(f"{tmp_path}/*.jsonl")
+    with pytest.raises(DataError, match="where nothing lies"):
+        shards_of(str(tmp_path / "absent.jsonl"))
     write(tmp_path / "a.jsonl")
     write(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="Parquet and JSONL"):
@@ -109,7 +112,7 @@ def test_what_is_no_set_of_shards_is_refused(tmp_path):
         shards_of(str(tmp_path / "saved"))
     (tmp_path / "c.parquet").write_bytes(b"PAR1 and no more")
     (shard,) = shards_of(str(tmp_path / "c.parquet"))
-    with pytest.raises(DataError, match=r"a readable file c\.parquet"):
+    with pytest.raises(DataError, match=r"a readable parquet file c\.parquet"):
         list(blocks(shard, start=BEGINNING))
 
 

@@ -60,7 +60,7 @@ def score(
         raise SettingsError("--ray with --actors", "--actors alone", "Add --ray local, or leave --actors out.")
     if out.exists() and not overwrite:
         raise OutputError("a new file for --out", f"{out}, which exists", "Choose another --out, or --overwrite.")
-    from rewardsmith.data.io import refuse_among, source_identity
+    from rewardsmith.data.sources import refuse_among, source_identity
     from rewardsmith.manifest import timed
     from rewardsmith.streaming import per_second, score_file
 

@@ -13,6 +13,7 @@ from rewardsmith.data import io
 from rewardsmith.data.faults import EMPTY, EQUAL, content_fault, folded
 from rewardsmith.data.pairing import equal_rating_pairs, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, Single, prompt_key
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError
 
 Example: TypeAlias = Preference | Group
@@ -145,7 +146,7 @@ def _alone(row: Single, source: str, rating: str, attributes: Mapping[str, float
     value = row.metadata.get(rating)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(
-            f"a finite number in the column `{rating}` of every single answer in {io.source_name(source)}",
+            f"a finite number in the column `{rating}` of every single answer in {source_name(source)}",
             f"{value!r} in row {row.id!r}",
             "Name the column: --set loss.rating=..., or mend the row.",
         )
@@ -170,7 +171,7 @@ def _refused(row: Row, source: str, needed: str, columns: str) -> DataError:
     kinds = {Preference: "a pair", Single: "a single answer"}
     came = kinds.get(type(row), "a group without them")
     return DataError(
-        f"{needed} in {io.source_name(source)}",
+        f"{needed} in {source_name(source)}",
         f"row {row.id!r}, which is {came}{_with(row)}",
         f"Give {columns}, or choose a loss for the data you have (docs/losses.md).",
     )

@@ -1,13 +1,12 @@
 """Preference data in: JSONL and CSV line by line, so that an error names file and line; Parquet a few rows at a time; everything else through `datasets`.
 
-A source is a file, a folder or glob of many (`shards`), or a dataset by its name. It is a stream of raw rows, cut into chunks that can be parsed anywhere (`chunks`, `parse`); `iterate` and `read` are written through these two.
+A source is a file, a folder or glob of many (`files_of`), or a dataset by its name. It is a stream of raw rows, cut into chunks that can be parsed anywhere (`chunks`, `parse`); `iterate` and `read` are written through these two.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import glob
 import gzip
 import hashlib
 import json
@@ -16,7 +15,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,19 +25,18 @@ from rewardsmith.data import formats
 from rewardsmith.data.formats import NATIVE, Format
 from rewardsmith.data.pairing import ALL_PAIRS, PairRule, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, RowReader
-from rewardsmith.errors import DataError, OutputError, RowError
-from rewardsmith.storage import atomic_file, file_sha256, refuse_inside, text_sha256
+from rewardsmith.data.sources import files_of, source_name, unreadable
+from rewardsmith.errors import DataError, RowError
+from rewardsmith.storage import atomic_file
 
 # Columns that a CSV, which knows only text, holds as JSON.
 _CSV_JSON = ("margin", "weight", "votes", "tie", "ranked", "answers", "ratings", "candidates", "per_answer")
 _MAX_EXAMPLES = 5
 _CHUNK = 2000
 _CHUNK_BYTES = 8 << 20
+# Row groups may be of hundreds of megabytes: they are read through a buffer, some rows at a time.
 _PARQUET_ROWS = 1024
-# Files of a folder that are read. Not .json: there it is more often a description of the rest than data.
-_SHARD_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".csv", ".csv.gz")
-# What `save_to_disk` of datasets leaves in its folder.
-_SAVED_DATASET = ("state.json", "dataset_info.json", "dataset_dict.json")
+_PARQUET_BUFFER = 1 << 20
 csv.field_size_limit(1 << 30)  # answers are long; the default of 128 KiB is for spreadsheets
 
 
@@ -124,86 +121,8 @@ class Parsed:
     rows: list[Row | RowError]
 
 
-def source_name(source: str) -> str:
-    """A source as it may stand in a report: a file, folder or glob by its last part, a hub name as it is."""
-    return Path(source).name if Path(source).exists() or is_glob(source) else source
-
-
-def is_glob(source: str) -> bool:
-    """Whether a source names files by a pattern."""
-    return any(sign in source for sign in "*?[") and not Path(source).exists()
-
-
-def shards(source: str) -> list[str]:
-    """The files of a folder or glob, in the order of their names; any other source is itself alone.
-
-    Of a folder those that lie directly in it with the ending of a data file (not .json); names that begin with "." or "_" are left out, as by other readers of such folders.
-
-    Raises:
-        DataError: if there are none.
-    """
-    path = Path(source)
-    if is_glob(source):
-        found = sorted(glob.glob(source))
-    elif path.is_dir() and not any((path / name).exists() for name in _SAVED_DATASET):
-        inside = (one for one in path.iterdir() if one.name.endswith(_SHARD_ENDINGS) and one.is_file())
-        found = sorted(str(one) for one in inside if not one.name.startswith((".", "_")))
-    else:
-        return [source]
-    if not found:
-        raise DataError(
-            f"data files in {source_name(source)}: a folder of {', '.join(_SHARD_ENDINGS)}, or one saved by datasets' save_to_disk",
-            "none",
-            "Check the path.",
-        )
-    return found
-
-
-def refuse_among(out: Path, source: str) -> None:
-    """Refuse an output that is or holds an input, or that would later be taken for one of its `shards`.
-
-    Raises:
-        OutputError: naming it.
-        DataError: if there are no inputs.
-    """
-    files = shards(source)
-    refuse_inside(out, source, *files)
-    place = out.absolute()
-    named = (
-        fnmatch(str(place), str(Path(source).absolute()))
-        if is_glob(source)
-        else place.parent.resolve() == Path(source).resolve()
-    )
-    if files != [source] and named:
-        raise OutputError(
-            "an output that is not one of the data files later", f"{out} for {source}", "Choose another --out."
-        )
-
-
-def source_identity(source: str) -> str:
-    """What tells two contents of a source apart: a file's SHA-256, one over names and contents of many files, anything else its name.
-
-    Raises:
-        DataError: if a file cannot be read.
-    """
-    files = shards(source)
-    if files != [source]:
-        return text_sha256(json.dumps([[Path(file).name, source_identity(file)] for file in files]))
-    path = Path(source)
-    if not path.is_file():
-        return source
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"a readable file {path.name}", error.strerror or str(error), "Check its permissions.")
-
-
 def raw_rows(source: str, *, first: int = 0) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row of a source that is no folder or glob of `shards`.
+    """(place, row) of every row of a source that is no folder or glob of `files_of`.
 
     Args:
         source: see above.
@@ -252,7 +171,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     name = path.name.removesuffix(".gz")
     if name.endswith(".json") and is_array(path):
         return _json_array(path)
@@ -332,7 +251,7 @@ def _readable_parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet  # loaded here: it takes a while, and JSONL does not need it
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(
@@ -444,7 +363,7 @@ def chunks(source: str, *, size: int = _CHUNK) -> Iterator[Chunk]:
         DataError: if the source cannot be found or read.
     """
     start = 1
-    for shard in shards(source):
+    for shard in files_of(source):
         for chunk in chunked(raw_rows(shard), size=size, start=start):
             start += len(chunk.rows)
             yield chunk

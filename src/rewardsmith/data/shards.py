@@ -6,23 +6,18 @@ from the shard's beginning.
 
 from __future__ import annotations
 
-import glob
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rewardsmith.data import io
+from rewardsmith.data.sources import files_of, unreadable
 from rewardsmith.errors import DataError
 
 BLOCK_ROWS = 512
 _LINES = (".jsonl", ".ndjson", ".json")
-# Of a folder: what a data set is written in when it is written in shards. `.json` is more often a description of the others.
-_KINDS = {"Parquet": (".parquet",), "JSONL": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")}
-_BATCH = 256
-_BUFFER = 1 << 20
 
 
 class Shard(NamedTuple):
@@ -53,38 +48,21 @@ class Block:
     chunk: io.Chunk
 
 
-def is_hub_name(source: str) -> bool:
-    """Whether a source can only be the name of a data set of the Hugging Face hub (owner/name, or owner/name:split)."""
-    name = source.partition(":")[0]
-    return (
-        not Path(source).exists()
-        and not glob.has_magic(source)
-        and not source.startswith((".", "/", "~"))
-        and not Path(name).suffix
-        and name.count("/") == 1
-    )
-
-
 def shards_of(source: str) -> list[Shard]:
-    """The files of a source in the order of their paths: a file, all shards in a folder, or all that a glob matches.
+    """The files of a source that is no hub name, in the order of their paths.
 
     Raises:
-        DataError: if there are none, if a folder holds both Parquet and JSONL, or if a file cannot be read piece by piece.
+        DataError: if there are none, or if one cannot be read piece by piece.
     """
-    path = Path(source)
-    if path.is_dir():
-        paths = _in_folder(path)
-    elif path.exists():
-        paths = [path]
-    elif glob.has_magic(source):
-        paths = sorted(Path(found) for found in glob.glob(source, recursive=True) if Path(found).is_file())
-    else:
-        paths = []
-    if not paths:
+    paths = [Path(name) for name in files_of(source)]
+    if paths == [Path(source)] and not paths[0].is_file():
+        saved = paths[0].is_dir()
         raise DataError(
-            "a file, a folder of shards, or a glob that matches some",
-            f"{io.source_name(source)!r}, where no shard lies",
-            "Check the path.",
+            "a file, a folder of shards, or a glob, to be read in windows",
+            f"{paths[0].name}, which datasets' save_to_disk wrote" if saved else f"{source!r}, where nothing lies",
+            "Write it with to_parquet, or leave `stream` out: its rows are read from the disk."
+            if saved
+            else "Check the path.",
         )
     for one in paths:
         if one.name.removesuffix(".gz").endswith(".json") and io.is_array(one):
@@ -94,37 +72,6 @@ def shards_of(source: str) -> list[Shard]:
                 "Write it as JSONL: rewardsmith convert.",
             )
     return [Shard(one, (stat := one.stat()).st_size, stat.st_mtime_ns) for one in paths]
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    found = {kind: [path for path in files if path.name.endswith(ends)] for kind, ends in _KINDS.items()}
-    kinds = [kind for kind, paths in found.items() if paths]
-    if len(kinds) > 1:
-        raise DataError(
-            "shards of one kind in a folder", f"{' and '.join(kinds)} in {folder.name}", "Give a glob of one of them."
-        )
-    if not kinds and (folder / "state.json").is_file():
-        raise DataError(
-            "a folder of Parquet or JSONL shards",
-            f"{folder.name}, which datasets' save_to_disk wrote",
-            "Write it with to_parquet, or leave `stream` out: its rows are read from the disk.",
-        )
-    return found[kinds[0]] if kinds else []
-
-
-def left_aside(source: str) -> list[str]:
-    """Names of the other files in a folder of shards."""
-    path = Path(source)
-    if not path.is_dir():
-        return []
-    taken = {shard.path for shard in shards_of(source)}
-    return sorted(one.name for one in path.iterdir() if one.is_file() and one not in taken)
-
-
-def display_name(source: str) -> str:
-    """A source as it may stand in a report: its last part, a hub name as it is."""
-    return source if is_hub_name(source) else Path(source).name
 
 
 def blocks(shard: Shard, *, start: Place = BEGINNING, rows_before: int = 0) -> Iterator[Block]:
@@ -156,10 +103,8 @@ def _rows(path: Path, start: Place) -> Iterator[tuple[Place, str, Any]]:
     """(its place, its name, the raw row) of every row from a place on."""
     if path.name.endswith(_LINES):
         return _lines(path, start)
-    if path.name.endswith(".parquet"):
-        return _parquet(path, start)
-    # Compressed lines and CSV have no places to jump to: they are read from the beginning of the shard.
-    rest = islice(io.raw_rows(str(path)), start.row, None)
+    # Parquet jumps by row groups; compressed lines and CSV have no places to jump to and are read from the beginning of the shard.
+    rest = io.raw_rows(str(path), first=start.row)
     return ((Place(row), where, raw) for row, (where, raw) in enumerate(rest, start.row))
 
 
@@ -175,32 +120,7 @@ def _lines(path: Path, start: Place) -> Iterator[tuple[Place, str, bytes]]:
                 line += 1
                 offset += len(text)
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _parquet(path: Path, start: Place) -> Iterator[tuple[Place, str, dict[str, Any]]]:
-    import pyarrow  # loaded here: JSONL does not need it
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-            before, group = 0, 0
-            while group < file.num_row_groups and before + file.metadata.row_group(group).num_rows <= start.row:
-                before += file.metadata.row_group(group).num_rows
-                group += 1
-            row = before
-            for batch in file.iter_batches(_BATCH, row_groups=range(group, file.num_row_groups)):
-                skipped = min(max(start.row - row, 0), len(batch))
-                row += skipped
-                for values in batch.slice(skipped).to_pylist():
-                    yield Place(row), f"{path.name}: row {row + 1}", values
-                    row += 1
-    except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"a readable file {path.name}", io.first_line(error), "Fetch or write the file again.")
+        raise unreadable(path, error) from error
 
 
 def open_hub(name: str, split: str) -> Any:

@@ -10,6 +10,7 @@ import orjson
 
 from rewardsmith.data import formats, io
 from rewardsmith.data.schema import Group, Preference, Prompt, Row, RowReader, Single, prompt_key
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError, RowError
 
 Text: TypeAlias = Row | Prompt
@@ -39,7 +40,7 @@ def read_texts(source: str, *, skip_bad: bool = False, skipped: Counter[str] | N
         elif skipped is not None:
             skipped[row.field] += 1
     if not found:
-        raise DataError(f"at least one row in {io.source_name(source)}", "none", "Check the file.")
+        raise DataError(f"at least one row in {source_name(source)}", "none", "Check the file.")
     return found
 
 

@@ -20,6 +20,7 @@ from rewardsmith.config import LintSettings
 from rewardsmith.data import io
 from rewardsmith.data.pairing import preferences_of
 from rewardsmith.data.schema import Group, Preference, Row
+from rewardsmith.data.sources import source_name
 from rewardsmith.data.truncation import Cut, Cutter
 from rewardsmith.errors import DataError, RowError, SettingsError
 from rewardsmith.linting import document as reporting
@@ -120,7 +121,7 @@ def lint(
     if settings.eval_data is not None:
         evaluation = measure_source(settings.eval_data, Measuring(mends=mends, near=False), jobs=settings.jobs)
     if not columns.num_rows:
-        raise DataError(f"at least one row in {io.source_name(settings.data)}", "an empty file", "Check the file.")
+        raise DataError(f"at least one row in {source_name(settings.data)}", "an empty file", "Check the file.")
     evidence = Evidence(columns, evaluation=evaluation, benchmarks=tuple(name for name, _ in settings.benchmarks))
     evidence.statistics, evidence.by = shortcuts(columns), shortcuts_by(columns)
     if (alpha := agreement(columns)) is not None:
@@ -147,7 +148,7 @@ def lint(
     return Examination(
         document
         | {
-            "source": io.source_name(settings.data),
+            "source": source_name(settings.data),
             "format": reporting.format_document(columns),
             "num_rows": columns.num_rows,
             "num_pairs": len(columns.pairs.row),

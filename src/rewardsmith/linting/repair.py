@@ -9,6 +9,7 @@ from typing import Any
 
 from rewardsmith.data import io
 from rewardsmith.data.formats import named
+from rewardsmith.data.sources import source_identity
 from rewardsmith.errors import DataError, OutputError, RowError
 from rewardsmith.linting.doctor import Examination
 from rewardsmith.linting.mending import mended_row
@@ -86,7 +87,7 @@ def repair(
         done = {"out": out.name, **{name: counts[name] for name in ("kept", "removed", "mended")}, "by_rule": by_rule}
         manifest.close(
             "finished",
-            source_sha256=io.source_identity(settings.data),
+            source_sha256=source_identity(settings.data),
             clean_sha256=file_sha256(folder / CLEAN),
             counts=done,
             findings=examination.document["findings"],

@@ -15,6 +15,7 @@ from rewardsmith import metrics
 from rewardsmith.data import io
 from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.schema import Preference, prompt_key
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError
 from rewardsmith.model.artefact import TOLERANCE_ACROSS, TOLERANCE_BF16, Check, difference
 from rewardsmith.scores import Scores
@@ -46,7 +47,7 @@ def pairs_to_compare(source: str, *, skip_bad: bool = False) -> tuple[list[Prefe
             "at least one pair with two answers and a winner", f"{len(found)} rows without", "Check the data."
         )
     return usable, {
-        "source": io.source_name(source),
+        "source": source_name(source),
         "sha256": io.fingerprint(usable),
         "without_winner": len(found) - len(usable),
         "skipped_bad": dict(reading.skipped),

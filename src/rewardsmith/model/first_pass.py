@@ -30,7 +30,8 @@ from rewardsmith.data.examples import Example, example_fault, told_examples
 from rewardsmith.data.faults import Dropped, folded
 from rewardsmith.data.row_hashes import HashWriter, StoredHashes, row_hash
 from rewardsmith.data.schema import Preference, RowReader, as_row, prompt_key
-from rewardsmith.data.shards import Block, Place, Shard, blocks, display_name, shards_of
+from rewardsmith.data.shards import Block, Place, Shard, blocks, shards_of
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError, OutputError, RowError
 from rewardsmith.manifest import source_sha256
 from rewardsmith.model import processes
@@ -227,7 +228,7 @@ def made_once(key: str, settings: TrainSettings, make: Callable[[Path], None]) -
 
 def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evaluated: Sequence[Preference]) -> None:
     """The pass itself; what it found lies in `folder`."""
-    name, kind = display_name(settings.data), LOSSES[settings.loss.name]
+    name, kind = source_name(settings.data), LOSSES[settings.loss.name]
     reading, dropped, content = io.Reading([]), Dropped(0), hashlib.sha256()
     dev = DevPart(0.0 if settings.dev_data else settings.dev_share)
     checks, leaks = LossChecks(settings), Leaks(evaluated)
@@ -295,7 +296,7 @@ def drop_from(told: Sequence[Example], dropped: Dropped) -> list[Example]:
 def nothing_told(source: str, kind: str, equal: int) -> DataError:
     """The error for a source that holds rows, and nothing to train on."""
     return DataError(
-        f"at least one row for a loss of {kind} in {io.source_name(source)}",
+        f"at least one row for a loss of {kind} in {source_name(source)}",
         "groups whose answers are all rated alike" if equal else "none",
         "Check the data.",
     )

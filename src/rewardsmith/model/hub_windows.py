@@ -17,7 +17,8 @@ from rewardsmith.config import TrainSettings
 from rewardsmith.data import io
 from rewardsmith.data.faults import Dropped
 from rewardsmith.data.schema import Preference
-from rewardsmith.data.shards import BEGINNING, BLOCK_ROWS, Block, display_name, hub_rows
+from rewardsmith.data.shards import BEGINNING, BLOCK_ROWS, Block, hub_rows
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError
 from rewardsmith.model.examples import ExampleTable
 from rewardsmith.model.first_pass import ENOUGH_ROWS, Leaks, LossChecks, drop_from, told_in
@@ -109,7 +110,7 @@ class HubWindows(Windows):
         settings, read = self.stream.settings, self.read
         if number:
             read = self._nothing_read()  # counted once
-        name = display_name(settings.data)
+        name = source_name(settings.data)
         rows = hub_rows(settings.data, seed=self.seed, epoch=number)
         for chunk in io.chunked(rows, size=BLOCK_ROWS):
             told, alike = told_in(Block(BEGINNING, chunk), settings, name, read.reading)
@@ -148,7 +149,7 @@ class HubWindows(Windows):
     def facts(self) -> dict[str, Any]:
         """Counts of the source, as far as it was read."""
         settings, read = self.stream.settings, self.read
-        name = display_name(settings.data)
+        name = source_name(settings.data)
         return {
             "source": name,
             "rows": read.reading.num_rows,

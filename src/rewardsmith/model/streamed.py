@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rewardsmith.config import TrainSettings
-from rewardsmith.data.shards import is_hub_name
+from rewardsmith.data.sources import is_hub_name
 from rewardsmith.errors import SettingsError
 from rewardsmith.model import processes
 from rewardsmith.model.batching_choice import BatchingChoice

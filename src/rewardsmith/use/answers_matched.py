@@ -11,6 +11,7 @@ import orjson
 
 from rewardsmith.data import io
 from rewardsmith.data.schema import Pair, Preference, Prompt, RowReader, Single, prompt_key
+from rewardsmith.data.sources import source_name
 from rewardsmith.data.texts import prompts_of, read_texts
 from rewardsmith.errors import DataError, RowError
 from rewardsmith.scores import Generator
@@ -60,7 +61,7 @@ def read_answers(source: str, *, skip_bad: bool = False) -> tuple[list[Single], 
         if not isinstance(row, Single):
             kind = "a pair" if isinstance(row, Preference) else "a group"
             raise DataError(
-                f'rows {{"prompt", "answer"}} in {io.source_name(source)}',
+                f'rows {{"prompt", "answer"}} in {source_name(source)}',
                 f"row {row.id!r}, which is {kind}",
                 "Give one file a policy, one answer a row; several rows may share a prompt.",
             )

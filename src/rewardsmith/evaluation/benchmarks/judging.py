@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from rewardsmith.data import io
 from rewardsmith.data.schema import Pair, prompt_key
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError, RowError
 from rewardsmith.evaluation.benchmarks.items import Benchmark, Item, Question, is_tied
 from rewardsmith.evaluation.benchmarks.reading import read_questions
@@ -57,7 +57,7 @@ def judge(
     scores, truncated = _score(scorer, found.questions)
     sources = [source] if isinstance(source, str) else list(source)
     about = {
-        "source": ", ".join(io.source_name(one) for one in sources),
+        "source": ", ".join(source_name(one) for one in sources),
         "left_out": dict(found.left_out),
         "splits_not_read": found.not_read,
         "truncated": truncated,

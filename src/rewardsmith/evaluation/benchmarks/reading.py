@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rewardsmith.data import io
 from rewardsmith.data.schema import Row
+from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError, RowError
 from rewardsmith.evaluation.benchmarks.items import Benchmark, LeftOut, Question
 
@@ -52,7 +53,7 @@ def read_questions(benchmark: Benchmark, source: str | Sequence[str], *, skip_ba
                 _take(benchmark, row, label, found)
     if not found.questions:
         reasons = "; ".join(f"{count} rows: {reason}" for reason, count in found.left_out.most_common(3))
-        raise _not_of(benchmark, ", ".join(io.source_name(name) for name in sources), reasons or "no rows")
+        raise _not_of(benchmark, ", ".join(source_name(name) for name in sources), reasons or "no rows")
     return found
 
 
