@@ -1,12 +1,7 @@
 """Two processes that train together: they are one run, read each row once, and do not outlive each other."""
 
-import contextlib
-import io
 import json
-import multiprocessing
-import os
 import signal
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +11,19 @@ import pytest
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import rewardsmith
 from rewardsmith.config import LossSettings, TrainSettings, build
 from rewardsmith.data.schema import Preference
-from rewardsmith.errors import SettingsError, TrainingStopped
+from rewardsmith.errors import SettingsError
 from rewardsmith.model import processes
 from rewardsmith.model.batching import collate
 from rewardsmith.model.batching_choice import PADDED
 from rewardsmith.model.checkpoints import complete_checkpoints
 from rewardsmith.model.examples import ExampleCollator, example_table
 from rewardsmith.model.losses import LOSSES
-from rewardsmith.model.network import Network, build_network, load_tokenizer
+from rewardsmith.model.network import build_network, load_tokenizer
 from rewardsmith.model.optimiser import Rates
 from rewardsmith.model.packing import pack
 from rewardsmith.model.render import Renderer, RenderSpec
@@ -38,9 +32,8 @@ from rewardsmith.model.scoring import head_outputs
 from rewardsmith.model.trainer import PreferenceTrainer, ShareCollator, route
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table
 from rewardsmith.model.training import dev_numbers
+from tests.processes import KEPT, Doubled, is_killed, recipe, together, trains
 
-_KEPT: list[DistributedDataParallel] = []
-"""Alive until the process ends, which forgets it without its destructor: torch's waits for gloo's thread with the interpreter's lock held, which that thread may want."""
 TEXTS = [(f"How do I mend item {i}?", answer) for i in range(4) for answer in ("Use glue.", "No.")]
 
 
@@ -57,7 +50,7 @@ def gradients(base, rows, *, packed, together=False):
     if together:
         processes.join(torch.device("cpu"), seconds=60)
         model = DistributedDataParallel(model, find_unused_parameters=True)
-        _KEPT.append(model)
+        KEPT.append(model)
     model(batch=batch).sum().backward()
     return {name: p.grad for name, p in network.model.named_parameters() if p.grad is not None}
 
@@ -78,59 +71,6 @@ def test_processes_average_the_gradients_of_what_each_of_them_read(packed, tiny,
         assert found.keys() == alone.keys()
         for name, gradient in alone.items():
             torch.testing.assert_close(found[name], gradient / 2, atol=1e-5, rtol=1e-4)
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
-
-
-def one_of(work, rank, ranks, port, arguments):
-    """A process as `torchrun` starts it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    work(rank, *arguments)
-
-
-def together(work, *arguments, ranks=2):
-    """The exit codes of processes that do `work(rank, *arguments)` together."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["rewardsmith.model.training", "rewardsmith.model.reward_model"])
-    port = free_port()
-    all_of_them = [server.Process(target=one_of, args=(work, r, ranks, port, arguments)) for r in range(ranks)]
-    for one in all_of_them:
-        one.start()
-    for one in all_of_them:
-        one.join(timeout=60)
-    codes = [one.exitcode for one in all_of_them]
-    for one in all_of_them:
-        one.kill()
-    return codes
-
-
-def recipe(model, data, out, **more):
-    trainer = {"save_steps": 4, "logging_steps": 1, **more.pop("trainer", {})}
-    return {
-        "model": model,
-        "data": data,
-        "out": str(out),
-        "max_length": 64,
-        "learning_rate": 1e-3,
-        "batch_size": 8,
-        "dev_share": 0.2,
-        "epochs": 2,
-        "precision": "float32",
-        "device": "cpu",
-        "trainer": trainer,
-        **more,
-    }
-
-
-def trains(rank, settings, folder):
-    said = io.StringIO()
-    report = rewardsmith.train(settings, console=Console(file=said, width=200))
-    (folder / f"said-{rank}").write_text(said.getvalue() + ("report" if report else "no report"))
 
 
 def test_two_processes_are_one_run(tiny, toy_pairs, tmp_path):
@@ -164,14 +104,6 @@ def test_two_processes_are_one_run(tiny, toy_pairs, tmp_path):
     assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt"} <= document["files"].keys()
 
 
-class Doubled(Network):
-    """A network all of whose arithmetic is in float64; ours is not, for the head is float32."""
-
-    def outputs(self, batch):
-        states = self.model.bert(input_ids=batch.input_ids, attention_mask=batch.attention_mask).pooler_output
-        return functional.linear(states, self.head_module.weight, self.head_module.bias)
-
-
 def weights_after_twenty_steps(base, data, folder):
     settings = build(
         TrainSettings,
@@ -195,7 +127,7 @@ def weights_after_twenty_steps(base, data, folder):
         average=None,
         callbacks=[],
     )
-    _KEPT.append(trainer)
+    KEPT.append(trainer)
     trainer.train()
     assert trainer.state.global_step == 20
     return {name: p.detach().clone() for name, p in network.model.named_parameters()}
@@ -203,7 +135,7 @@ def weights_after_twenty_steps(base, data, folder):
 
 def twenty_steps(rank, base, data, folder):
     torch.save(weights_after_twenty_steps(base, data, folder), folder / f"{rank}.pt")
-    assert any(isinstance(kept.model_wrapped, DistributedDataParallel) for kept in _KEPT)
+    assert any(isinstance(kept.model_wrapped, DistributedDataParallel) for kept in KEPT)
     dist.barrier()
 
 
@@ -304,23 +236,6 @@ def test_shares_of_a_step_are_the_step(ranks, size, tiny, toy_pairs):
             for row in part.rows.tolist():
                 weight[row] += part.weight / len(part.rows) / ranks
     assert list(weight.values()) == pytest.approx([1 / size] * size)
-
-
-def is_killed(rank, settings, folder):
-    """The second one dies in its fourth step; the first one says what it has noticed."""
-    if rank == 1:
-        step = PreferenceTrainer.training_step
-
-        def dies(self, *arguments, **more):
-            if self.state.global_step == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, *arguments, **more)
-
-        PreferenceTrainer.training_step = dies
-    try:
-        rewardsmith.train(settings, console=Console(quiet=True))
-    except TrainingStopped as error:
-        (folder / "error").write_text(str(error))
 
 
 def test_a_killed_process_ends_the_others_with_words(tiny, toy_pairs, tmp_path):

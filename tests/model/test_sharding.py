@@ -33,7 +33,8 @@ from rewardsmith.model.scoring import head_outputs
 from rewardsmith.model.sharding import asked_by_launcher, check_sharding, shard, whole
 from rewardsmith.model.trainer import PreferenceTrainer, route
 from rewardsmith.model.trainer_arguments import build_arguments
-from tests.model.test_processes import _KEPT, TEXTS, Doubled, is_killed, recipe, together, trains
+from tests.model.test_processes import TEXTS
+from tests.processes import KEPT, Doubled, is_killed, recipe, together, trains
 
 CPU = torch.device("cpu")
 
@@ -81,7 +82,7 @@ def twenty_steps(base, data, folder, *, sharded):
         callbacks=[],
         sharding=sharding,
     )
-    _KEPT.append(trainer)
+    KEPT.append(trainer)
     trainer.train()
     average.update()
     assert trainer.state.global_step == 20

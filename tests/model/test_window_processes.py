@@ -1,5 +1,6 @@
 """Two processes that train on windows are one run: both read the same windows, and each example once between them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+import rewardsmith
 from rewardsmith.config import LossSettings, TrainSettings, build
 from rewardsmith.model import streamed
 from rewardsmith.model.batching_choice import PADDED
@@ -18,7 +20,7 @@ from rewardsmith.model.trainer import PreferenceTrainer
 from rewardsmith.model.trainer_arguments import build_arguments
 from rewardsmith.model.training_data import read_data
 from rewardsmith.model.windows import WindowCollator
-from tests.model.test_processes import _KEPT, Doubled, recipe, together
+from tests.processes import KEPT, Doubled, recipe, together, trains
 
 STEPS = 14
 
@@ -45,7 +47,7 @@ def trained(base, data, folder):
         average=None,
         callbacks=[],
     )
-    _KEPT.append(trainer)
+    KEPT.append(trainer)
     ids = []
     loss = trainer.compute_loss
 
@@ -62,7 +64,7 @@ def trained(base, data, folder):
 
 def one_of_two(rank, base, data, folder):
     torch.save(trained(base, data, folder), folder / f"{rank}.pt")
-    assert any(isinstance(kept.model_wrapped, DistributedDataParallel) for kept in _KEPT)
+    assert any(isinstance(kept.model_wrapped, DistributedDataParallel) for kept in KEPT)
     dist.barrier()
 
 
@@ -89,16 +91,12 @@ def test_weights_of_two_processes_on_windows_equal_those_of_one_in_float64(tiny,
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_over_shards_has_the_numbers_of_one(tiny, toy_pairs, tmp_path):
-    """The whole command: first pass, second pass, windows, the dev part."""
-    import json
-
-    import rewardsmith
-    from tests.model.test_processes import trains
-
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_run_of_two_processes_over_shards_has_the_numbers_of_one(shard, tiny, toy_pairs, tmp_path):
+    """The whole command: first pass, second pass, windows, the dev part; also with weights that are dealt out."""
     settings = recipe(tiny("bert"), toy_pairs, tmp_path / "two", stream=16, dev_share=0.3)
     alone = rewardsmith.train({**settings, "out": str(tmp_path / "one")})
-    assert together(trains, settings, tmp_path) == [0, 0]
+    assert together(trains, {**settings, "shard": shard}, tmp_path) == [0, 0]
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["counts"] == alone["counts"] and report["dropped"] == alone["dropped"]
     for ours, theirs in zip(report["history"], alone["history"], strict=True):
