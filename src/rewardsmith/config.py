@@ -187,7 +187,7 @@ class TrainSettings(_Settings):
     """Count malformed rows instead of stopping at the first."""
     cache: bool = True
     """Keep token ids, and what frozen parts make of the texts, on disk between runs."""
-    frozen_cache_gb: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    frozen_cache_gb: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     """The most that the states of frozen layers (`freeze = n`) may take in the cache folder, in GB; 0: these layers run at every step."""
     device: Device = "auto"
     """Where to train."""

@@ -294,7 +294,7 @@ def test_a_run_above_states_is_the_run_of_the_whole_network(family, more, tiny, 
         pytest.importorskip("peft", reason="the extra `lora` is not installed")
     fast, said = run(tiny(family), toy_pairs, tmp_path / "states", **more)
     assert "frozen layers: computed in" in said and "layers 1 to 1 of 2 are 25% of its arithmetic" in said
-    assert said.index("on disk, of at most 20 GB") < said.index("frozen layers: computed")
+    assert said.index("on disk, of at most 10 GB") < said.index("frozen layers: computed")
     slow, said = run(tiny(family), toy_pairs, tmp_path / "whole", frozen_cache_gb=0, **more)
     assert "frozen layers: run at every step, for frozen_cache_gb = 0" in said
     same_runs(fast, slow, tmp_path)
