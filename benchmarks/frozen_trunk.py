@@ -12,6 +12,7 @@ of 7.5 / 3.5 = 2.1, and of 22.5 / 14.5 = 1.55 where the states are computed in t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[Row]:
     for one in versus:
         measured.checks[one].append(_took_their_paths(measured.facts[one[0]]["notes"], measured.facts[PLAIN]["notes"]))
     work = f"MiniLM, layers 1 to {FROZEN} of 6 frozen, {len(pairs)} of {ALL_PAIRS} pairs of rmb_train, at most {MAX_LENGTH} tokens, batch {BATCH} pairs, {EPOCHS} epochs"
+    if asked.threads != os.cpu_count():
+        work += f", {asked.threads} of {os.cpu_count()} cores"
     return [
         against(
             name,
