@@ -169,7 +169,7 @@ def test_frozen_layers_are_not_run_on_known_texts_and_are_on_others(tmp_path):
 
 
 def path_of(reader, tokens, count=2, precision="float32"):
-    return plan_states(reader, tokens, layer_stack(reader.network), count, precision=precision).path().name
+    return plan_states(reader, tokens, layer_stack(reader.network), count, precision=precision).path.name
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "deberta-v2", "modernbert", "llama", "gpt2"])
@@ -177,13 +177,13 @@ def test_the_key_is_of_the_weights_that_the_states_depend_on(family, tmp_path):
     """All others may change: then the states are the same to the bit."""
     network, reader, tokens = built(family, tmp_path)
     stack, (states, plan) = layer_stack(network), above(reader, tokens)
-    before, name = np.array(states.states.values), plan.path().name
+    before, name = np.array(states.states.values), plan.path.name
     with torch.no_grad():
         for parameter_name, parameter in network.model.named_parameters():
             if stack.depth_of(parameter_name) > 2:
                 nn.init.normal_(parameter)
     assert path_of(reader, tokens) == name
-    plan.path().unlink()
+    plan.path.unlink()
     again = plan.read()
     assert again.origin == "miss" and np.array_equal(again.values, before)
     for parameter_name, parameter in network.model.named_parameters():
@@ -411,7 +411,7 @@ def test_the_disk_has_a_limit_that_earlier_files_count_for(toy_pairs, tmp_path, 
 def test_a_file_that_is_not_whole_is_made_again(tmp_path):
     _, reader, tokens = built("bert", tmp_path)
     over_states, plan = above(reader, tokens)
-    fresh, path = np.array(over_states.states.values), plan.path()
+    fresh, path = np.array(over_states.states.values), plan.path
     assert np.array_equal(np.load(path), fresh)  # any reader of .npy reads it
     assert plan.read().origin == "hit"
     whole = path.read_bytes()

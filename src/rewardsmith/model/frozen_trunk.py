@@ -157,7 +157,7 @@ def objection(plan: TrunkPlan, settings: TrainSettings, *, reads: float) -> str 
     """Why the states of a run are not kept, as far as its texts and the disk show it; None where they can be."""
     if plan.trunk.trained_below:
         return "a part that is trained acts below them"
-    path = plan.path()
+    path = plan.path
     if path.exists():
         return None
     if reads < LEAST_READS:

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,7 @@ class TrunkPlan:
         """Of the file."""
         return self.shape[0] * self.shape[1] * np.dtype(self.kind).itemsize
 
+    @cached_property
     def path(self) -> Path:
         """Of the file, whether it is there or not; its name is a hash of all that the states depend on."""
         assert self.reader.folder is not None
@@ -253,7 +255,7 @@ class TrunkPlan:
         Raises:
             ModelError: if a state is not finite.
         """
-        started, path, origin = time.monotonic(), self.path(), "hit"
+        started, path, origin = time.monotonic(), self.path, "hit"
         values = load_rows(path, self.shape, self.kind, what="states") if path.exists() else None
         if values is None:
             origin = "miss"
