@@ -201,6 +201,7 @@ def test_every_script_is_on_the_page_and_says_how_it_is_run():
         "decoder_training",
         "ranked_groups",
         "frozen_encoder",
+        "frozen_trunk",
         "scoring",
         "best_of_n",
         "growth",

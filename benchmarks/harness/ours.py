@@ -48,14 +48,20 @@ def train(settings: dict[str, Any], channel: Channel) -> None:
 
 
 def train_anew(settings: dict[str, Any], channel: Channel) -> None:
-    """The same where each round is a training of its own, from the start, with an empty cache or, if `keep_cache`, with that of the round before."""
+    """The same where each round is a training of its own, from the start, with an empty cache or, if `keep_cache`, with that of the round before.
+
+    With `primed` the cache is filled before anything else, and the check of the losses finds it so: its one epoch alone would fill none.
+    """
     run = _Run(settings)
+    if settings.get("primed"):
+        run.drive(settings["epochs"], lambda *_: None)
     channel.answer(run.facts())
     table, cache = run.prepared.table, os.environ["REWARDSMITH_CACHE"]
 
     def drive(epochs: int, use: Use) -> Any:
         with tempfile.TemporaryDirectory(dir=cache) as fresh:
-            os.environ["REWARDSMITH_CACHE"] = cache if settings["keep_cache"] else fresh
+            checked = settings.get("primed") and epochs < settings["epochs"]
+            os.environ["REWARDSMITH_CACHE"] = cache if settings["keep_cache"] or checked else fresh
             return run.drive(epochs, use)
 
     training.serve_anew(

@@ -188,7 +188,9 @@ class TrainSettings(_Settings):
     stream: int = Field(default=0, ge=0)
     """Examples in memory at a time, of data that do not fit it (docs/streaming.md): `data` may then be a folder or a glob of shards; 0 reads everything at once."""
     cache: bool = True
-    """Keep token ids, the features of a frozen encoder, and what the first pass over a stream found, on disk between runs."""
+    """Keep token ids, what frozen parts make of the texts, and what the first pass over a stream found, on disk between runs."""
+    frozen_cache_gb: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    """The most that the states of frozen layers (`freeze = n`) may take in the cache folder, in GB; 0: these layers run at every step."""
     device: Device = "auto"
     """Where to train."""
     threads: int | None = Field(default=None, ge=1)

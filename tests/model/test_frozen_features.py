@@ -19,6 +19,7 @@ from rewardsmith.model.feature_cache import FeatureReader
 from rewardsmith.model.frozen_features import choose_learner
 from rewardsmith.model.network import build_network, load_tokenizer
 from rewardsmith.model.render import Renderer, RenderSpec
+from rewardsmith.model.scoring import score_tokens
 
 KINDS = ["Gladly, here is how:", "Well, it depends:", "No idea, go away:", "Leave me alone:"]
 CPU = torch.device("cpu")
@@ -188,7 +189,7 @@ def test_features_are_what_the_head_reads(tiny):
         rows = found.rows_of(tokens)
         assert rows[0] == rows[2] and set(rows.tolist()) == {0, 1}
         assert tokens.lengths[1] > tokens.lengths[0] and rows[1] == 0  # longest first
-        scores = frozen_features.score_tokens(reader.network, tokens, pad_id=0, with_types=False, device=CPU)
+        scores = score_tokens(reader.network, tokens, pad_id=0, with_types=False, device=CPU)
         with torch.inference_mode():
             ours = head(torch.from_numpy(found.values[rows]))[:, 0].numpy()
         assert np.allclose(ours, scores, atol=1e-5)

@@ -10,11 +10,10 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -28,14 +27,13 @@ from rewardsmith.model.network import Network
 from rewardsmith.model.optimiser import OBJECTIVE
 from rewardsmith.model.precision import Format
 from rewardsmith.model.render import Renderer, TokenTable
+from rewardsmith.model.row_files import load_rows, write_rows
 from rewardsmith.model.scoring import head_outputs
-from rewardsmith.storage import atomic_file
 
 Rows = NDArray[np.int64]
 
 # Texts of one block: what is in memory at once while the file grows.
 _BLOCK = 4096
-_DIGEST_BYTES = 32
 # Of a configuration, what no feature depends on.
 _NOT_OF_FEATURES = ("_name_or_path", "architectures", "id2label", "label2id", "num_labels", "problem_type")
 
@@ -114,15 +112,15 @@ class FeatureReader:
             return self._in_memory(texts, shape, precision), "off"
         path = self.folder / "features" / f"{self._key(texts, precision)}.npy"
         if path.exists():
-            stored = _load(path, shape)
+            stored = load_rows(path, shape, np.float32, what="features")
             if stored is not None:
                 return stored, "hit"
         try:
-            _write(path, shape, self._computed(texts, precision))
+            write_rows(path, shape, np.float32, self._computed(texts, precision))
         except OutputError as error:
             warnings.warn(f"features not written: {error}", stacklevel=2)
             return self._in_memory(texts, shape, precision), "miss"
-        written = _load(path, shape)
+        written = load_rows(path, shape, np.float32, what="features")
         if written is None:  # a disk that does not give back what it took
             return self._in_memory(texts, shape, precision), "miss"
         return written, "miss"
@@ -157,14 +155,27 @@ class FeatureReader:
             yield block
 
     def _key(self, texts: TokenTable, precision: Format) -> str:
-        """A SHA-256 over all that the features depend on: weights and their configuration, code, ids, pooling, number format and device."""
+        return self.key_of(
+            texts,
+            [self.network.pooling, precision],
+            of=lambda name: not name.startswith((f"{self.network.head_name}.", f"{OBJECTIVE}.")),
+        )
+
+    def key_of(self, texts: TokenTable, facts: Sequence[object], *, of: Callable[[str], bool]) -> str:
+        """A SHA-256 over all that something read off the network depends on: weights and their configuration, code, ids, device, and what else.
+
+        Args:
+            texts: that are read.
+            facts: what else; the number format is one of them.
+            of: whether a weight counts, by its name.
+        """
         digest = hashlib.sha256(self.renderer.fingerprint().encode())
         config = {k: v for k, v in self.network.backbone_config.to_dict().items() if k not in _NOT_OF_FEATURES}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         packages = [version(package) for package in ("torch", "transformers")]
-        digest.update(json.dumps([self.network.pooling, precision, self.device.type, *packages]).encode())
+        digest.update(json.dumps([*facts, self.device.type, *packages]).encode())
         for name, tensor in sorted(self.network.model.state_dict().items()):
-            if not name.startswith((f"{self.network.head_name}.", f"{OBJECTIVE}.")):
+            if of(name):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         for column in (texts.ids, texts.starts, texts.second):
@@ -196,38 +207,3 @@ def _head_lets_through(network: Network) -> Iterator[None]:
         yield
     finally:
         setattr(place, child, head)
-
-
-def _write(path: Path, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]) -> None:
-    """A .npy file of float32 with a SHA-256 of everything before it at its end, where readers of .npy do not look."""
-    with atomic_file(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
-        )
-        digest = hashlib.sha256(json.dumps(shape).encode())
-        for block in blocks:
-            content = np.ascontiguousarray(block)
-            digest.update(content.data)
-            file.write(content)
-        file.write(digest.digest())
-
-
-def _load(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The memory-mapped rows of a file, or None after a warning."""
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        with open(path, "rb") as file:
-            file.seek(-_DIGEST_BYTES, 2)
-            promised = file.read()
-    except (OSError, ValueError, EOFError) as error:
-        warnings.warn(f"features {path.name[:12]}... are broken ({error}); making them again", stacklevel=4)
-        return None
-    digest = hashlib.sha256(json.dumps(shape).encode())
-    fits = values.shape == shape and values.dtype == np.float32
-    if fits:
-        for start in range(0, len(values), _BLOCK):
-            digest.update(np.ascontiguousarray(values[start : start + _BLOCK]).data)
-    if not fits or digest.digest() != promised:
-        warnings.warn(f"features {path.name[:12]}... are not those that were written; making them again", stacklevel=4)
-        return None
-    return cast("NDArray[np.float32]", values)

@@ -5,7 +5,7 @@ For it a text is one token, the number of its row of features. Legend: `n` texts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -21,15 +21,14 @@ from rewardsmith.model.batching import Batch
 from rewardsmith.model.batching_choice import PADDED, BatchingChoice
 from rewardsmith.model.examples import ExampleCollator, ExampleTable, Part
 from rewardsmith.model.feature_cache import FeatureReader, FrozenFeatures, Rows
+from rewardsmith.model.frozen_trunk import choose_above
+from rewardsmith.model.learner import Learner, Say
 from rewardsmith.model.network import Network
 from rewardsmith.model.optimiser import OBJECTIVE
 from rewardsmith.model.packing import PackedBatch
 from rewardsmith.model.precision import Format
 from rewardsmith.model.render import TokenTable
-from rewardsmith.model.scoring import score_tokens
 from rewardsmith.scores import Scores, checked
-
-Say = Callable[[str], None]
 
 
 class FeatureModel(nn.Module):
@@ -112,44 +111,6 @@ class FeatureCollator(ExampleCollator):
 
 
 @dataclass(frozen=True)
-class Learner:
-    """What is trained, and on what: a network as it is.
-
-    Args:
-        network: what takes the steps.
-        table: the training examples.
-        dev_table: those of the dev part.
-        reader: of the whole network's texts.
-    """
-
-    network: Network
-    table: ExampleTable
-    dev_table: ExampleTable | None
-    reader: FeatureReader
-
-    @property
-    def batching(self) -> BatchingChoice:
-        """How `network` reads many texts."""
-        return self.reader.batching
-
-    def collator(self, batch_tokens: int) -> ExampleCollator:
-        """What makes the batches, in the order of the run's own batching."""
-        pad_id, with_types = self.reader.padding
-        return ExampleCollator(self.table, pad_id, with_types, self.reader.batching, batch_tokens)
-
-    def score(self, tokens: TokenTable) -> Scores:
-        """Float32 scores of texts by the whole network as it is, (n,)."""
-        pad_id, with_types = self.reader.padding
-        return score_tokens(
-            self.reader.network, tokens, pad_id=pad_id, with_types=with_types, device=self.reader.device
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """What the record says of the features; empty where there are none."""
-        return {}
-
-
-@dataclass(frozen=True)
 class HeadLearner(Learner):
     """The head alone, over features.
 
@@ -225,7 +186,9 @@ def choose_learner(
     precision: Format,
     say: Say,
 ) -> Learner:
-    """The head over features where the encoder is frozen and they cannot change, else the network as it is.
+    """The head over features where the encoder is frozen, what stands above frozen layers where these are; else the network as it is.
+
+    Parts that would change under way are not read beforehand.
 
     Args:
         reader: of the network, which is on its device and has the objective in its model.
@@ -240,7 +203,7 @@ def choose_learner(
     """
     network = reader.network
     if settings.freeze != "encoder":
-        return Learner(network, table, dev_table, reader)
+        return choose_above(reader, table, dev_table, settings, precision=precision, say=say)
     if reason := obstacle(network, settings):
         say(f"features: not kept, for {reason}; every step runs the encoder")
         return Learner(network, table, dev_table, reader)

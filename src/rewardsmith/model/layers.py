@@ -10,7 +10,10 @@ from torch import nn
 from rewardsmith.errors import SettingsError
 from rewardsmith.model.network import Network
 
-_EMBEDDING_NAMES = ("wte", "wpe", "embed", "emb.", "relative_attention_bias")
+# The last is the norm of DeBERTa's relative positions, which every layer reads.
+_EMBEDDING_NAMES = ("wte", "wpe", "embed", "emb.", "relative_attention_bias", "encoder.LayerNorm.")
+# DeBERTa-v2's convolution follows its first layer.
+_AFTER_FIRST_LAYER = "encoder.conv."
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class LayerStack:
         layer = self.layer_of(name)
         if layer is not None:
             return layer + 1
+        if _AFTER_FIRST_LAYER in name:
+            return 1
         named = any(part in f"{name}." for part in _EMBEDDING_NAMES)
         below = named or any(f"{one}.".startswith(f"{name}.") for one in self.below)
         return 0 if below else self.count + 1

@@ -18,7 +18,7 @@ from rewardsmith.model.checkpoints import last_good, processes_of
 from rewardsmith.storage import file_sha256, folder_lock
 
 # Settings that say where and how fast, not what.
-_NOT_IDENTITY = {"out", "device", "threads", "cache", "model", "data", "dev_data", "eval_data"}
+_NOT_IDENTITY = {"out", "device", "threads", "cache", "frozen_cache_gb", "model", "data", "dev_data", "eval_data"}
 # Likewise of [trainer]: how batches are made ready, what is kept and what is shown.
 _NOT_IDENTITY_OF_TRAINER = {
     "dataloader_num_workers",

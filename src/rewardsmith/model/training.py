@@ -49,9 +49,10 @@ from rewardsmith.model.checkpoints import step_of
 from rewardsmith.model.clock import pinned_date
 from rewardsmith.model.examples import ExampleCollator, ExampleTable, example_table
 from rewardsmith.model.feature_cache import FeatureReader
-from rewardsmith.model.frozen_features import HeadLearner, Learner, choose_learner
+from rewardsmith.model.frozen_features import HeadLearner, choose_learner
 from rewardsmith.model.head_fit import Learned, solve_on_features
 from rewardsmith.model.head_solver import check_head
+from rewardsmith.model.learner import Learner
 from rewardsmith.model.losses import LOSSES, Objective, PairObjective, SquaredError
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import (
@@ -473,6 +474,8 @@ def _fit(
     learner: Learner
     if isinstance(prepared.table, Windows):
         learner = WindowLearner(network, prepared.table, prepared.dev_table, reader)
+        if isinstance(settings.freeze, int):
+            say("frozen layers: run at every step, for their states of a stream are not kept")
     else:
         learner = choose_learner(
             reader, prepared.table, prepared.dev_table, settings, precision=prepared.precision.name, say=say

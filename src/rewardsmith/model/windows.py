@@ -31,7 +31,7 @@ from rewardsmith.model.batching import training_order
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.examples import ExampleCollator, ExampleTable, Part, example_table
 from rewardsmith.model.first_pass import ENOUGH_ROWS, Contents, made_once, prompt_place, read_examples
-from rewardsmith.model.frozen_features import Learner
+from rewardsmith.model.learner import Learner
 from rewardsmith.model.render import Renderer
 from rewardsmith.model.train_counts import TrainCounts, unlearnable
 from rewardsmith.storage import write_json
