@@ -179,7 +179,8 @@ def test_200_000_rows_with_a_worker_killed_and_the_command_killed(tiny_rm, tmp_p
     assert document["num_rows"] == count and document["resumed_from"] > 0
 
     plain = command(model, data, "--threads", 1, "--out", tmp_path / "plain.jsonl")
-    assert plain.wait() == 0
+    plain.communicate()
+    assert plain.returncode == 0
     expected = [json.loads(line) for line in (tmp_path / "plain.jsonl").read_text().splitlines()]
     found = rows_of(tmp_path / "out")
     assert [row["id"] for row in found] == [row["id"] for row in expected]

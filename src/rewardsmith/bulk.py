@@ -292,14 +292,15 @@ def score_folder(
         with record.until_closed():
             job = Job(model, known, running, str(out.resolve()), kind, block, skip_bad)
             before = added([read_counts(out / part.name) for part in standing])
+            num_done = before.num_rows
             if missing:
                 with _connected(address):
                     for report in _reports(job, missing, actors, facts):
                         if not facts.done:
                             record.note(precision=dict(report.precision or {}))
-                        facts.add(report)
+                        num_done += facts.add(report)
                         if on_part is not None:
-                            on_part(before.num_rows + sum(one.num_rows for one in facts.done))
+                            on_part(num_done)
             total = added([read_counts(out / part.name) for part in parts])
             if not total.num_rows:
                 io.read(data, skip_bad=skip_bad)  # says why there is nothing
@@ -339,8 +340,8 @@ class Facts:
     began_at: float = float("inf")
     ended_at: float = float("-inf")
 
-    def add(self, report: Report) -> None:
-        """One part that is done."""
+    def add(self, report: Report) -> int:
+        """Take in one part that is done; returns its rows."""
         assert report.done is not None
         self.began_at, self.ended_at = min(self.began_at, report.began), max(self.ended_at, report.ended)
         if not self.done:
@@ -349,6 +350,7 @@ class Facts:
                 warnings.warn(text, stacklevel=2)
         self.done.append(report.done)
         self.lives.setdefault(report.actor, set()).add(report.process)
+        return report.done.num_rows
 
     def speed(self, here: Scored) -> dict[str, Any]:
         """Actors, their restarts, seconds and work a second, of this call."""
