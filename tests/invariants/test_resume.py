@@ -10,17 +10,20 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import rewardsmith
+from rewardsmith.errors import OutputError, SettingsError
 from rewardsmith.model.checkpoints import (
     COMPLETE,
     STAGING,
     complete_checkpoints,
     fault,
     last_good,
+    publish,
     rotate,
     seal,
     step_of,
@@ -387,3 +390,78 @@ def test_ten_kills_of_a_real_run_change_no_bit(minilm, tmp_path):
     assert "going on from checkpoint-" in said
     assert weights(out) == weights(tmp_path / "whole")
     assert numbers(report) == numbers(whole)
+
+
+def test_a_checkpoint_is_sealed_before_it_has_its_name(tiny, toy_pairs, tmp_path, monkeypatch):
+    from rewardsmith.model import trainer
+
+    seen = []
+
+    def watched(made, name):
+        seen.append(fault(made))
+        publish(made, name)
+
+    monkeypatch.setattr(trainer, "publish", watched)
+    train(recipe(tiny("bert"), toy_pairs, tmp_path / "run", epochs=1))
+    assert seen and set(seen) == {None}
+
+
+def test_only_the_same_run_goes_on(tiny, toy_pairs, tmp_path, cut_at):
+    """Settings, and every file of the base model that can move a number: a changed tokenizer changes ids."""
+    base = Path(shutil.copytree(tiny("bert"), tmp_path / "base"))
+    settings = recipe(str(base), toy_pairs, tmp_path / "run")
+    cut(settings, 4, cut_at)
+    with pytest.raises(OutputError, match=r"the run that stands there; got others \(settings\.learning_rate\)"):
+        train({**settings, "learning_rate": 1e-3})
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    whole = (base / "tokenizer.json").read_text()
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(OutputError, match=r"got others \(base\.tokenizer\.json\)"):
+        train(settings)
+    (base / "tokenizer.json").write_text(whole)
+    assert "going on from checkpoint-3" in train(settings)[1]
+
+
+@pytest.mark.parametrize(
+    "table", [{"save_only_model": True}, {"ignore_data_skip": True}, {"save_strategy": "best"}, {"hub_token": "hf_abc"}]
+)
+def test_what_would_break_an_exact_resume_is_refused(table, tiny, toy_pairs, tmp_path):
+    (name,) = table
+    with pytest.raises(SettingsError, match=f"trainer.{name}") as caught:
+        train(recipe(tiny("bert"), toy_pairs, tmp_path / "run", trainer=table))
+    assert "hf_abc" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_copies_that_a_user_made_of_checkpoints_are_let_be(tiny, toy_pairs, tmp_path, cut_at):
+    settings = recipe(tiny("bert"), toy_pairs, tmp_path / "run")
+    cut(settings, 4, cut_at)
+    copy = tmp_path / "run" / "checkpoints" / "checkpoint-3-backup"
+    shutil.copytree(copy.with_name("checkpoint-3"), copy)
+    assert "going on from checkpoint-3" in train(settings)[1]
+    assert fault(copy) is None
+
+
+def test_the_model_folder_is_finished_before_the_run_is(tiny, toy_pairs, tmp_path, monkeypatch):
+    """A kill between the two leaves a run that the same command goes on with."""
+    from rewardsmith.model import training
+
+    def killed_here(*_):
+        raise Cut
+
+    monkeypatch.setattr(training, "model_card", lambda document: document["outcome"])
+    write = training.write_text
+    monkeypatch.setattr(
+        training, "write_text", lambda path, text: killed_here() if text == "finished" else write(path, text)
+    )
+    settings = recipe(tiny("bert"), toy_pairs, tmp_path / "run", epochs=1)
+    with pytest.raises(Cut):
+        train(settings)
+    assert json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["outcome"] == "finished"
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["outcome"] == "failed"
+    monkeypatch.undo()
+    train(settings)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["outcome"] == "finished"

@@ -1,6 +1,7 @@
 """Two processes that train together: they are one run, read each row once, and do not outlive each other."""
 
 import json
+import os
 import signal
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import rewardsmith
 from rewardsmith.config import LossSettings, TrainSettings, build
 from rewardsmith.data.schema import Preference
-from rewardsmith.errors import SettingsError
+from rewardsmith.errors import DataError, SettingsError, TrainingStopped
 from rewardsmith.model import processes
 from rewardsmith.model.batching import collate
 from rewardsmith.model.batching_choice import PADDED
@@ -32,7 +33,7 @@ from rewardsmith.model.scoring import head_outputs
 from rewardsmith.model.trainer import PreferenceTrainer, ShareCollator, route
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table
 from rewardsmith.model.training import dev_numbers
-from tests.processes import KEPT, Doubled, is_killed, recipe, together, trains
+from tests.processes import KEPT, Doubled, free_port, is_killed, recipe, together, trains
 
 TEXTS = [(f"How do I mend item {i}?", answer) for i in range(4) for answer in ("Use glue.", "No.")]
 
@@ -74,16 +75,20 @@ def test_processes_average_the_gradients_of_what_each_of_them_read(packed, tiny,
 
 
 def test_two_processes_are_one_run(tiny, toy_pairs, tmp_path):
-    """47 pairs of which some are dev: the last step of an epoch is short, and odd. Every logged number is that of one process."""
-    rows = Path(toy_pairs).read_text().splitlines()[:47]
+    """47 pairs of which some are dev: the last step of an epoch is short, and odd. Every logged number is that of one process; the loss learns, too."""
+    rows = [{**json.loads(row), "tie": i % 5 == 0} for i, row in enumerate(Path(toy_pairs).read_text().splitlines())]
     data = tmp_path / "odd.jsonl"
-    data.write_text("\n".join(rows))
-    alone = rewardsmith.train(recipe(tiny("bert"), str(data), tmp_path / "one"), console=Console(quiet=True))
-    assert together(trains, recipe(tiny("bert"), str(data), tmp_path / "two"), tmp_path) == [0, 0]
+    data.write_text("\n".join(map(json.dumps, rows[:47])))
+    # Parts of 100 tokens: the processes need different numbers of them for one step.
+    more = {"loss": "davidson", "batch_tokens": 100}
+    alone = rewardsmith.train(recipe(tiny("bert"), str(data), tmp_path / "one", **more), console=Console(quiet=True))
+    assert together(trains, recipe(tiny("bert"), str(data), tmp_path / "two", **more), tmp_path) == [0, 0]
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert alone["counts"]["data"] == 47 and report["counts"] == alone["counts"]
     assert report["training"]["steps"] == alone["training"]["steps"]
     assert report["training"]["kept_step"] == alone["training"]["kept_step"]
+    (learned,) = alone["training"]["learned"].values()
+    assert list(report["training"]["learned"].values()) == [pytest.approx(learned, abs=1e-6)]
     for ours, theirs in zip(report["history"], alone["history"], strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
@@ -262,6 +267,12 @@ def test_a_run_of_two_processes_goes_on(tiny, toy_pairs, tmp_path):
     assert together(trains, {**settings, "out": str(tmp_path / "whole")}, tmp_path) == [0, 0]
     first, second = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("cut", "whole"))
     assert first == second
+    ours, theirs = (json.loads((tmp_path / name / "report.json").read_text())["history"] for name in ("cut", "whole"))
+    timings = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
+    for one, other in zip(ours, theirs, strict=True):
+        assert {k: v for k, v in one.items() if k not in timings} == {
+            k: v for k, v in other.items() if k not in timings
+        }
 
 
 def test_what_would_not_be_one_run_is_refused(tiny, toy_pairs, tmp_path, monkeypatch):
@@ -273,7 +284,93 @@ def test_what_would_not_be_one_run_is_refused(tiny, toy_pairs, tmp_path, monkeyp
     with pytest.raises(SettingsError, match="each hold the whole model"):
         check_trainer_table(build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run")))
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(SettingsError, match="a launcher that does not compile the model"):
+        check_trainer_table(build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run")))
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    check_trainer_table(build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run")))
     monkeypatch.setenv("WORLD_SIZE", "3")
     settings = build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run"))
     with pytest.raises(SettingsError, match=r"divides by 3 \(1 accumulation steps x 3 processes\)"):
         build_arguments(settings, tmp_path, precision="float32", device=torch.device("cpu"))
+
+
+def test_the_precision_is_the_recipes_whatever_the_launcher_says(tiny, toy_pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    settings = build(TrainSettings, recipe(tiny("bert"), toy_pairs, tmp_path / "run"))
+    arguments = build_arguments(settings, tmp_path, precision="float32", device=torch.device("cpu"))
+    assert arguments.mixed_precision == "no"
+    arguments = build_arguments(settings, tmp_path, precision="bf16", device=torch.device("cpu"))
+    assert arguments.mixed_precision == "bf16"
+
+
+def reads_other_data(rank, settings, folder):
+    """The second one has a file that has not yet arrived whole."""
+    data = Path(settings["data"])
+    if rank == 1:
+        shorter = folder / "shorter.jsonl"
+        shorter.write_text("".join(data.read_text().splitlines(keepends=True)[:-3]))
+        settings = {**settings, "data": str(shorter)}
+    try:
+        rewardsmith.train(settings, console=Console(quiet=True))
+    except (DataError, TrainingStopped) as error:
+        (folder / f"error-{rank}").write_text(f"{type(error).__name__}: {error}")
+    os._exit(0)  # gloo's threads would wait for the other one
+
+
+def test_processes_that_read_other_data_are_told(tiny, toy_pairs, tmp_path):
+    settings = recipe(tiny("bert"), toy_pairs, tmp_path / "run", dev_share=0)
+    assert together(reads_other_data, settings, tmp_path) == [0, 0]
+    assert "others in process 1 (data.data" in (tmp_path / "error-1").read_text()
+    assert "TrainingStopped" in (tmp_path / "error-0").read_text()
+
+
+def test_processes_that_nobody_introduced_are_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError, match="torchrun gives each of 2 processes"):
+        processes.join(torch.device("cpu"), seconds=5)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    with pytest.raises(TrainingStopped, match=r"2 processes to meet within 0\.5 s"):
+        processes.join(torch.device("cpu"), seconds=0.5)
+
+
+def draws(rank, base, data, folder, start):
+    """The first number that dropout's generator gives when a run begins, or goes on from a checkpoint of one process."""
+    from rewardsmith.model.trainer import PreferenceTrainer
+
+    found = []
+    step = PreferenceTrainer.training_step
+
+    def drawn(self, *arguments, **more):
+        found.append(float(torch.rand(()))) if not found else None
+        return step(self, *arguments, **more)
+
+    PreferenceTrainer.training_step = drawn
+    table = {"save_steps": 2, "max_steps": 4}
+    rewardsmith.train(recipe(base, data, folder / start, dropout=True, trainer=table), console=Console(quiet=True))
+    (folder / f"{start}-{rank}").write_text(str(found[0]))
+
+
+@pytest.mark.parametrize("start", ["fresh", pytest.param("resumed", marks=pytest.mark.slow)])
+def test_processes_draw_different_numbers_for_dropout(start, tiny, toy_pairs, tmp_path, monkeypatch):
+    """Also where a run of one process goes on with two."""
+    if start == "resumed":
+        step = PreferenceTrainer.training_step
+
+        def stops(self, *arguments, **more):
+            if self.state.global_step == 3:
+                raise KeyboardInterrupt
+            return step(self, *arguments, **more)
+
+        monkeypatch.setattr(PreferenceTrainer, "training_step", stops)
+        table = {"save_steps": 2, "max_steps": 4}
+        settings = recipe(tiny("bert"), toy_pairs, tmp_path / start, dropout=True, trainer=table)
+        with pytest.raises(KeyboardInterrupt):
+            rewardsmith.train(settings, console=Console(quiet=True))
+    assert together(draws, tiny("bert"), toy_pairs, tmp_path, start) == [0, 0]
+    first, second = ((tmp_path / f"{start}-{rank}").read_text() for rank in (0, 1))
+    assert first != second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -15,6 +16,7 @@ COMPLETE = "complete.json"
 """Written last into a checkpoint: its step, how many processes made it, size and SHA-256 of every other file."""
 STAGING = ".saving"
 """The folder beside the checkpoints in which one is made."""
+_NAME = re.compile(r"checkpoint-\d+")
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -55,7 +57,12 @@ def _to_disk(path: Path) -> None:
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted((path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()), key=step_of)
+    return [path for path in _checkpoints(folder) if (path / COMPLETE).is_file()]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """What has a checkpoint's name, oldest first; a user's own copies (`checkpoint-5-backup`) are let be."""
+    return sorted((path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def processes_of(checkpoint: Path) -> int:
@@ -71,10 +78,10 @@ def fault(checkpoint: Path) -> str | None:
     """
     try:
         document = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-        files = dict(document.get("files", {}))
+        files = dict(document["files"])
     except FileNotFoundError:
         return "incomplete"
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return f"corrupt: {COMPLETE} is unreadable"
     for name, facts in files.items():
         path = checkpoint / name
@@ -99,7 +106,7 @@ def last_good(folder: Path, say: Callable[[str], None], *, best_at: Callable[[in
     """
     shutil.rmtree(folder / STAGING, ignore_errors=True)
     good: dict[int, Path] = {}
-    for path in sorted(folder.glob("checkpoint-*"), key=step_of):
+    for path in _checkpoints(folder):
         wrong = fault(path)
         if wrong is None:
             good[step_of(path)] = path

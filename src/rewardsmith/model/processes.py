@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from rewardsmith.errors import TrainingStopped
+from rewardsmith.errors import SettingsError, TrainingStopped
 from rewardsmith.model.render import TokenTable
 
 Shared = TypeVar("Shared")
@@ -62,7 +62,20 @@ def join(device: torch.device, *, seconds: float) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+    except ValueError as error:  # a name that torchrun sets is not there
+        raise SettingsError(
+            f"the environment that torchrun gives each of {count()} processes",
+            str(error).splitlines()[0][:200],
+            "Start all of them with torchrun or accelerate launch.",
+        ) from error
+    except dist.DistError as error:
+        raise TrainingStopped(
+            f"all {count()} processes to meet within {seconds:g} s",
+            f"process {place()} waited for others in vain ({str(error).splitlines()[0][:200]})",
+            "Look for the first error among the others' messages; trainer.ddp_timeout sets how long is waited.",
+        ) from error
 
 
 def leave() -> None:
@@ -129,6 +142,17 @@ def _reduced(numbers: Sequence[float], how: Any) -> list[float]:
 def largest(numbers: Sequence[float]) -> list[float]:
     """The largest of each number over the processes."""
     return _reduced(numbers, dist.ReduceOp.MAX)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Make the gradients of parameters that every process holds whole their mean over the processes. What was averaged before may have been added to."""
+    if count() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= count()
 
 
 def share_of(rows: NDArray[np.int64], *, rank: int, ranks: int) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ from rewardsmith.model import processes
 from rewardsmith.model.artefact import WEIGHTS
 from rewardsmith.model.callbacks import DEV_HISTORY, DevHistory
 from rewardsmith.model.checkpoints import last_good, processes_of
-from rewardsmith.storage import file_sha256, folder_lock
+from rewardsmith.model.provenance import base_files
+from rewardsmith.storage import folder_lock
 
 # Settings that say where and how fast, not what.
 _NOT_IDENTITY = {"out", "device", "threads", "cache", "frozen_cache_gb", "model", "data", "dev_data", "eval_data"}
@@ -59,14 +60,15 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 def run_identity(settings: TrainSettings, data_hashes: Mapping[str, str], model: str) -> dict[str, Any]:
     """What makes two commands the same run: settings and content, not places."""
-    weights = Path(model) / WEIGHTS
+    files = base_files(model)
     values = {k: v for k, v in settings.model_dump().items() if k not in _NOT_IDENTITY}
     if "trainer" in values:
         values["trainer"] = {k: v for k, v in values["trainer"].items() if k not in _NOT_IDENTITY_OF_TRAINER}
     return {
         "settings": without_paths(values),
         "data": dict(data_hashes),
-        "model": file_sha256(weights) if weights.is_file() else Path(model).name,
+        "model": files.pop(WEIGHTS, None) or Path(model).name,
+        "base": files,
     }
 
 
@@ -99,7 +101,7 @@ def run_folder(out: Path, identity: dict[str, Any], *, overwrite: bool, say: Say
         if found.document.get("identity") != identity:
             raise OutputError(
                 "the settings, data and model of the run that stands there",
-                f"others ({', '.join(_differences(found.document.get('identity'), identity))})",
+                f"others ({', '.join(differences(found.document.get('identity'), identity))})",
                 "Choose another --out, or --overwrite to delete that run.",
             )
         checkpoints = out / "checkpoints"
@@ -123,7 +125,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _differences(old: Any, new: dict[str, Any]) -> list[str]:
+def differences(old: Any, new: dict[str, Any]) -> list[str]:
     """The names of what differs between two identities."""
     if not isinstance(old, dict):
         return ["another verb"]

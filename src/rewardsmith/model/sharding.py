@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as sharded_files
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -130,17 +129,6 @@ class Sharding:
         finally:
             # Read without a backward pass, the outermost weights stay whole, and would be those of the next step.
             self.network.model.reshard()
-
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Have the gradients of parameters that every process holds whole averaged over them, as FSDP does with its own."""
-
-        def average(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= processes.count()
-
-        for parameter in parameters:
-            parameter.register_post_accumulate_grad_hook(average)
 
     def gather(self) -> dict[str, Tensor]:
         """All weights, whole and on the CPU, in the first process; nothing in the others. All of them must call it."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
@@ -30,7 +32,7 @@ from rewardsmith.model.guards import GradientGuard, StuckGuard, check_finite
 from rewardsmith.model.losses import Objective, batch_loss
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import Network
-from rewardsmith.model.optimiser import Rates, parameter_groups
+from rewardsmith.model.optimiser import OBJECTIVE, Rates, parameter_groups
 from rewardsmith.model.packing import PackedBatch
 from rewardsmith.model.sharding import Sharding
 from rewardsmith.model.windows import WindowCollator, Windows, WindowSampler
@@ -158,7 +160,8 @@ class PreferenceTrainer(Trainer):
         self.average, self.collator, self.sharding = average, collator, sharding
         self._margins: list[Tensor] = []  # of the parts of the step that is going on
         self._staging: Path | None = None  # where a checkpoint is being made
-        self._progress: dict[str, Any] = {}  # of the checkpoint that was loaded
+        self._checkpoint: Path | None = None  # that was loaded
+        self._progress: dict[str, Any] = {}  # of it
         route(network)
         self.statistics, self.gradient_guard, self.stuck_guard = StepStatistics(), GradientGuard(), StuckGuard()
         super().__init__(
@@ -170,6 +173,10 @@ class PreferenceTrainer(Trainer):
             else ShareCollator(collator, args.process_index, args.world_size),
             callbacks=[ContinueCallback(self._continue), *callbacks],
         )
+        if args.world_size > 1:
+            # The loss is outside the forward that DDP watches: what it learns is averaged by the step itself.
+            learned = [f"{OBJECTIVE}.{name}" for name, _ in objective.named_parameters()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network.model, learned)
         # The batch loss is a mean over examples: the Trainer divides it by the accumulated steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -214,6 +221,7 @@ class PreferenceTrainer(Trainer):
             waits = contextlib.nullcontext() if part is parts[-1] else self.accelerator.no_sync(model)
             with waits:
                 losses.append(super().training_step(model, {"part": part}, num_items_in_batch))
+        processes.average_gradients(self.objective.parameters())
         self.stuck_guard.after_step(self._all_margins(), step=self.state.global_step + 1)
         return torch.stack(losses).sum()
 
@@ -278,9 +286,7 @@ class PreferenceTrainer(Trainer):
         return contextlib.nullcontext()
 
     def _sync_replicated_trainable_parameters(self, model: nn.Module) -> None:
-        """Called when weights are dealt out: what the loss learns is not, and the Trainer's own asks for a mean, which gloo cannot."""
-        assert self.sharding is not None
-        self.sharding.average_gradients(self.objective.parameters())
+        """Called when weights are dealt out: what the loss learns is not, and is averaged at the end of each step."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The Trainer's own, and with it the average of the weights and what stood between two log lines."""
@@ -290,7 +296,8 @@ class PreferenceTrainer(Trainer):
             self.sharding.load(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint))
-        self._progress = json.loads((Path(resume_from_checkpoint) / PROGRESS).read_text(encoding="utf-8"))
+        self._checkpoint = Path(resume_from_checkpoint)
+        self._progress = json.loads((self._checkpoint / PROGRESS).read_text(encoding="utf-8"))
         if isinstance(self.table, Windows):
             self.table.expect(self._progress.get("stream"))
 
@@ -303,9 +310,11 @@ class PreferenceTrainer(Trainer):
             self.statistics = (
                 StepStatistics(self._progress["sums"]) if self.args.process_index == 0 else StepStatistics()
             )
-        elif self.args.world_size > 1:
+        rank, ranks = self.args.process_index, self.args.world_size
+        known = self._checkpoint is not None and (self._checkpoint / f"rng_state_{rank}.pth").is_file()
+        if ranks > 1 and not known:
             # With the same seed in all of them, the processes would drop the same places of different texts.
-            torch.manual_seed(self.args.seed + self.args.process_index)
+            torch.manual_seed(self.args.seed + self.state.global_step * ranks + rank)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(super()._get_output_dir(trial) if self._staging is None else self._staging)
@@ -368,8 +377,9 @@ class PreferenceTrainer(Trainer):
                 publish(made, folder / made.name)
                 best = self.state.best_global_step
                 rotate(folder, self.args.save_total_limit, keep=[] if best is None else [best])
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if processes.is_loss(error):
+        except (OSError, SafetensorError, RuntimeError, CheckpointException) as error:
+            # torch tells of a disk that is full by a RuntimeError of its writer; others are no matter of room.
+            if processes.is_loss(error) or (isinstance(error, RuntimeError) and "write" not in str(error).lower()):
                 raise
             raise OutputError(
                 f"room to write checkpoint-{step}",

@@ -35,12 +35,19 @@ _OURS = {
     "bf16": "precision",
     "fp16": "precision",
     "use_cpu": "device",
+    "save_only_model": "nothing: a checkpoint holds all that an exact resume needs",
+    "save_on_each_node": "nothing: the first process writes, on storage that all machines see",
+    "ignore_data_skip": "nothing: a run goes on at the very step where it stopped",
+    "accelerator_config": "nothing: processes are dealt their shares of each step",
+    "hub_token": "the environment variable HF_TOKEN: a run folder holds no secret",
+    "push_to_hub_token": "the environment variable HF_TOKEN: a run folder holds no secret",
 }
 
 
 # What shards a model over processes in other ways than `shard`, by its name in TrainingArguments and by how `accelerate launch` asks for it.
 _SHARDED = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
 _SHARDED_BY_LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG")
+_COMPILED_BY_LAUNCHER = "ACCELERATE_DYNAMO_BACKEND"
 
 
 def check_trainer_table(settings: TrainSettings) -> list[str]:
@@ -57,6 +64,12 @@ def check_trainer_table(settings: TrainSettings) -> list[str]:
             f"{sharded[0]}, which shards it another way",
             "Leave it out; shard = true deals weights, gradients and optimiser out as FSDP2 and ZeRO-3 do.",
         )
+    if (compiler := os.environ.get(_COMPILED_BY_LAUNCHER, "no").lower()) != "no":
+        raise SettingsError(
+            "a launcher that does not compile the model",
+            f"{_COMPILED_BY_LAUNCHER} = {compiler}",
+            "Start with --dynamo_backend no, and set trainer.torch_compile where the model is to be compiled.",
+        )
     known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
     for name in settings.trainer:
         if name in _OURS:
@@ -64,6 +77,12 @@ def check_trainer_table(settings: TrainSettings) -> list[str]:
                 "only fields of TrainingArguments that rewardsmith does not set itself",
                 f"trainer.{name}",
                 f"Set {_OURS[name]} instead.",
+            )
+        if name == "save_strategy" and settings.trainer[name] == "best":
+            raise SettingsError(
+                "checkpoints by steps or epochs, at which the dev part is scored",
+                'trainer.save_strategy = "best"',
+                "Leave it out: the best checkpoint is kept whatever stands here.",
             )
         if name not in known:
             raise SettingsError(
@@ -136,6 +155,8 @@ def build_arguments(
         # A NaN must reach the guard, not be averaged away.
         "logging_nan_inf_filter": False,
     }
+    # `accelerate launch` writes its own into the environment, where it would win over `precision` without a word.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

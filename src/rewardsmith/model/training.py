@@ -72,7 +72,7 @@ from rewardsmith.model.pooling import reads_left_to_right
 from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
 from rewardsmith.model.provenance import base_files, device_facts, device_memory
 from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding, with_end_token
-from rewardsmith.model.run_folder import Say, check_out, run_folder, run_identity
+from rewardsmith.model.run_folder import Say, check_out, differences, run_folder, run_identity
 from rewardsmith.model.saving import measure_saving
 from rewardsmith.model.scoring import batches, head_outputs
 from rewardsmith.model.sharding import Sharding, asked_by_launcher, check_sharding, shard
@@ -84,7 +84,7 @@ from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_t
 from rewardsmith.model.training_data import TrainingData, is_made, read_data
 from rewardsmith.model.windows import SAMPLE, WindowCollator, WindowLearner, Windows
 from rewardsmith.stats import Estimate, Floats, cluster_codes
-from rewardsmith.storage import file_sha256, text_sha256, write_json, write_text
+from rewardsmith.storage import file_sha256, text_sha256, write_text
 
 # A new head that ranks the dev part this well before its first step has seen the labels.
 _LEAK_ACCURACY = 0.95
@@ -211,6 +211,8 @@ def training_run(
     identity = run_identity(
         settings, {n: facts["sha256"] for n, facts in data.facts.items() if "sha256" in facts}, source
     )
+    with processes.losing_none():
+        _check_same(identity | {"render": prepared.facts["render"]})
     if not processes.is_first():
         with processes.losing_none():
             _fit(settings, data, prepared, out, None, processes.share(None), console, say, timings)
@@ -225,7 +227,7 @@ def training_run(
             identity=identity,
             base={
                 "source": Path(settings.model).name,
-                "files": base_files(source, known=_known_hash(identity)),
+                "files": base_files(source, known=identity["base"] | _known_hash(identity)),
             },
             data=data.facts,
             dropped=data.dropped.as_dict(),
@@ -242,6 +244,20 @@ def training_run(
                     settings, data, prepared, out, manifest, processes.share(resume_from), console, say, timings
                 )
             yield trained
+
+
+def _check_same(identity: dict[str, Any]) -> None:
+    """Refuse processes that read different things: a file that has not yet reached every machine, say.
+
+    Raises:
+        DataError: naming what differs from the first process.
+    """
+    if others := differences(processes.share(identity), identity):
+        raise DataError(
+            "the same settings, data and base model in every process",
+            f"others in process {processes.place()} ({', '.join(others)})",
+            "Let all machines see the same files.",
+        )
 
 
 def _known_hash(identity: Mapping[str, Any]) -> dict[str, str]:
@@ -771,16 +787,18 @@ def _take_out_objective(settings: TrainSettings, prepared: _Prepared) -> tuple[d
 def finish(trained: Trained, metrics_of_parts: dict[str, Any]) -> None:
     """Close the manifest, and bring the copy in the model folder and the card made from it up to date."""
     weights = file_sha256(trained.model_folder / artefact.WEIGHTS)
-    trained.manifest.close(
+    # The run's own last: what says that it is finished must not stand beside a model folder that says otherwise.
+    copy_in_model = copy.copy(trained.manifest)
+    copy_in_model.path = trained.model_folder / FILE_NAME
+    copy_in_model.close(
         "finished",
         metrics=metrics_of_parts,
         timings=trained.timings,
         weights_sha256=weights,
         peak_memory=device_memory(trained.device),
     )
-    document = trained.manifest.document
-    write_json(trained.model_folder / FILE_NAME, document)
-    write_text(trained.model_folder / "README.md", model_card(document))
+    write_text(trained.model_folder / "README.md", model_card(copy_in_model.document))
+    trained.manifest.write()
 
 
 def _load_kept(trainer: PreferenceTrainer, selection: SelectionCallback | None, checkpoints: Path, say: Say) -> int:
