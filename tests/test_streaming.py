@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from rewardsmith import streaming
 from rewardsmith.errors import DataError, OutputError, RowError
@@ -108,3 +109,23 @@ def test_an_empty_file_is_an_error(model, write_rows, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         run(model, write_rows(ROWS), tmp_path / "file" / "scores.jsonl")
+
+
+def test_models_without_a_contract_are_told_apart(tiny, tmp_path):
+    """Another tool's folder: what was scored with one must not be gone on with by another."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from rewardsmith.config import ScoringSettings
+    from rewardsmith.loading import load_source
+
+    base = tiny("bert")
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = AutoConfig.from_pretrained(base, num_labels=1)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / str(seed))
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / str(seed))
+        with pytest.warns(UserWarning, match="rewardsmith.json"):
+            found.append(load_source(str(tmp_path / str(seed)), ScoringSettings(), threads=None, seed=0).files)
+    assert found[0]["tokenizer.json"] == found[1]["tokenizer.json"]
+    assert found[0]["model.safetensors"] != found[1]["model.safetensors"]

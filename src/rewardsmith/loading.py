@@ -72,6 +72,7 @@ def load_source(model: str, settings: ScoringSettings, *, threads: int | None, s
     if is_function(model):
         function, files = load_function(model)
         return Source(model.rpartition(":")[2], function, files)
+    from rewardsmith.model import exported
     from rewardsmith.model.precision import prepare_process
     from rewardsmith.model.reward_model import RewardModel
 
@@ -80,7 +81,8 @@ def load_source(model: str, settings: ScoringSettings, *, threads: int | None, s
     return Source(
         name=Path(model).name,
         scorer=scorer,
-        files=scorer.contract.files,
+        # A folder of another tool has no contract that names its files.
+        files=scorer.contract.files or exported.identity(model),
         precision=scorer.precision_record(),
         temperature=scorer.contract.temperature,
         tolerance=scorer.tolerance,
