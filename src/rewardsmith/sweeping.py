@@ -398,7 +398,7 @@ def _sweep_folder(plan: Plan, identity: dict[str, Any], *, overwrite: bool) -> I
             plan.out / SUMMARY,
             verb="sweep",
             settings=plan.shared.model_dump(),
-            axes=without_paths({axis.key: axis.values for axis in plan.axes}),
+            axes={axis.key: without_paths(axis.values) for axis in plan.axes},
             chosen_by=plan.chosen_by,
             identity=identity,
             runs=done,
