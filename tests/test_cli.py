@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rewardsmith.cli.base import finish
 from rewardsmith.showcase import question_from
 
 
@@ -207,3 +208,45 @@ def test_split_by_the_command_line(cli, write_rows, tmp_path):
     for wrong in ("a=0.7", "a=0.7,a=0.3", "a,b", "../a=0.5,b=0.5"):
         assert cli("split", data, "--out", tmp_path / "other", "--parts", wrong)[0] == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_one_of_several_processes_is_refused_by_every_verb_that_is_not_shared(cli, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    for rank in ("0", "1"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        for words in (
+            ["demo", "--out", out],
+            ["reproduce", tmp_path],
+            ["diff", tmp_path, tmp_path],
+            ["lint", tmp_path],
+        ):
+            code, _, err = cli(*words)
+            assert code == 2 and f"one process for {words[0]}; got 2 processes" in err
+        code, _, err = cli("train", "--data", "x.jsonl", "--out", out, "--sweep", "seed=0,1")
+        assert code == 2 and "one process for train --sweep" in err
+        # These are shared between processes, and are asked for what they lack.
+        for verb in ("train", "ppo"):
+            code, _, err = cli(verb, "--out", out)
+            assert code == 2 and "settings that can be meant" in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "variables", [{"RANK": "1"}, {"RANK": ""}, {"RANK": "1", "WORLD_SIZE": "1"}, {"WORLD_SIZE": ""}]
+)
+def test_a_rank_alone_silences_nobody(variables, cli, write_rows, monkeypatch):
+    data = write_rows([{"prompt": "p", "chosen": "yes", "rejected": "no"}])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, text, err = cli("lint", data, "--json")
+    assert code == 0, err
+    assert json.loads(text)
+
+
+def test_of_several_processes_the_first_one_speaks(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", '{"a": 1}\n'), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        finish({"a": 1}, True, "a line")
+        assert capsys.readouterr().out == said

@@ -72,6 +72,13 @@ def test_values_of_set_are_toml_or_text():
         parse_set("lonely")
 
 
+def test_an_error_of_the_settings_as_a_whole_does_not_show_them_all(tmp_path):
+    values = {"model": str(tmp_path), "data": "d", "out": str(tmp_path), "trainer": {"hub_token": "hf_SECRETX"}}
+    with pytest.raises(SettingsError, match="got settings: ") as caught:
+        build(TrainSettings, values)
+    assert "SECRETX" not in str(caught.value) and "learning_rate" not in str(caught.value)
+
+
 def test_recipes_in_yaml_and_broken_ones(tmp_path):
     (tmp_path / "r.yaml").write_text("learning_rate: 1.0e-4\nloss:\n  centring: 0.01\n")
     assert read_recipe(tmp_path / "r.yaml")["loss"] == {"centring": 0.01}

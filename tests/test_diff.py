@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,73 @@ def test_a_pair_that_stands_twice_is_common_twice_only_where_both_hold_it_twice(
     twice = RunFolder(a.name, a.verb, a.state, a.manifest, a.report, a.rows, [*a.pairs, a.pairs[0]])
     assert difference(twice, b)["paired"]["num_pairs"] == 2
     assert difference(twice, twice)["paired"]["num_pairs"] == 3
+
+
+def test_labelled_ties_are_common_and_not_judged(tmp_path):
+    a, b = (run(tmp_path / name, margins={i: 1.0 for i in range(6)}) for name in "ab")
+    tied = [replace(one, pairs=[row | {"tie": i < 4} for i, row in enumerate(one.pairs)]) for one in (a, b)]
+    # Of six pairs four are ties.
+    assert difference(*tied)["paired"]["num_pairs"] == 2
+    only = [replace(one, pairs=one.pairs[:4]) for one in tied]
+    document = difference(*only)
+    assert document["paired"] is None
+    assert document["paired_why_not"].startswith("of 4 common eval pairs none has a winner")
+
+
+def test_each_side_is_read_at_its_own_temperature(tmp_path):
+    margins = {i: 1.0 for i in range(30)}
+    a, b = (
+        run(tmp_path / name, margins=margins, report={"eval": {"calibrated": {"temperature": temperature}}})
+        for name, temperature in (("a", 1.0), ("b", 4.0))
+    )
+    # All pairs are right by a margin of 1: log-loss is log(1 + e^-1) = 0.3133 at temperature 1, log(1 + e^-0.25) = 0.5759 at 4.
+    found = difference(a, b)["paired"]["log_loss_difference"]
+    assert found["value"] == pytest.approx(0.3133 - 0.5759, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "named"),
+    [
+        ('{"id": "2", "prompt": "p", "chos', "line 3"),
+        ("[1]", "line 3"),
+        ('{"id": "2"}', "line 3"),
+        (b"\xff", "line 3"),
+    ],
+)
+def test_pairs_that_are_cut_are_named_by_file_and_line(cli, tmp_path, spoiled, named):
+    for name in "ab":
+        run(tmp_path / name, margins={0: 1.0, 1: 1.0})
+    with open(tmp_path / "b" / "pairs.jsonl", "ab") as file:
+        file.write(spoiled if isinstance(spoiled, bytes) else spoiled.encode())
+    code, _, err = cli("diff", tmp_path / "a", tmp_path / "b")
+    assert code == 2 and "pairs.jsonl" in err and named in err
+
+
+def test_a_folder_that_is_damaged_or_of_a_later_format_is_refused(cli, tmp_path):
+    run(tmp_path / "a", rows=[1, 2, 3])
+    run(tmp_path / "b", rows=[1, 2, 3])
+    rows = tmp_path / "b" / "rows.npz"
+    rows.write_bytes(rows.read_bytes()[:-30])
+    code, _, err = cli("diff", tmp_path / "a", tmp_path / "b")
+    assert code == 2 and "rows.npz" in err
+    rows.unlink()
+    assert cli("diff", tmp_path / "a", tmp_path / "b")[0] == 0
+    path = tmp_path / "b" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    code, _, err = cli("diff", tmp_path / "a", tmp_path / "b")
+    assert code == 2 and "format 99" in err
+
+
+def test_a_run_that_began_elsewhere_says_so(tmp_path):
+    earlier = {"versions": {"torch": "2.12.0", "numpy": "2.4.6"}, "resumed_from": None}
+    same = {"code": {"sha256": "1" * 64}, "platform": {"processor": "one"}, "device": {"type": "cpu", "threads": 2}}
+    a = run(tmp_path / "a")
+    b = run(tmp_path / "b", starts=[earlier | same, earlier | same], resumed_from="checkpoint-3")
+    document = difference(a, b)
+    assert document["run_a"]["other_starts"] == []
+    assert document["run_b"]["other_starts"] == ["versions: torch: 2.12.0 (the last start: 2.13.0)"]
+    said = "B was resumed; an earlier start had versions: torch: 2.12.0 (the last start: 2.13.0)"
+    assert difference_lines(document).count(said) == 1
 
 
 def test_no_common_pair_is_no_comparison(tmp_path):

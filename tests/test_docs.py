@@ -53,7 +53,7 @@ PAGES = (
     "docs/rl_runs.md",
 )
 # Several trainings each, or a Ray of their own: `make test-all` runs them.
-LONG = ("docs/bulk.md", "docs/learning_curve.md", "docs/reproduce.md", "docs/sweep.md")
+LONG = ("docs/bulk.md", "docs/learning_curve.md", "docs/ppo.md", "docs/reproduce.md", "docs/sweep.md")
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from rewardsmith.manifest import Manifest, code_state, plain_command, source_sha256, timed, without_paths
+from rewardsmith.errors import DataError
+from rewardsmith.manifest import Manifest, code_state, plain_command, plain_text, source_sha256, timed, without_paths
 from rewardsmith.storage import folder_lock
 
 
@@ -51,6 +52,98 @@ def test_secrets_are_withheld_wherever_they_stand(tmp_path):
         *("train", "--set", "trainer.hub_token=withheld", "--api-key", "withheld"),
         *(f"--out={tmp_path.name}", tmp_path.name, "http://host/", "loss.name=odin", "owner/name"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ('trainer={"hub_token"="hf_SECRETX","save_steps"=3}', "trainer=withheld"),
+        ('x=[{token="hf_SECRETX"}]', "x=withheld"),
+        ('--set=trainer={hub_token="hf_SECRETX"}', "--set=trainer=withheld"),
+        ("--set=trainer.hub_token=hf_SECRETX", "--set=trainer.hub_token=withheld"),
+        ('trainer."hub_token" = hf_SECRETX', 'trainer."hub_token" =withheld'),
+        ("trainer.hub_tokens=hf_SECRETX,hf_SECRETX", "trainer.hub_tokens=withheld"),
+        ("--apikey=SECRETX", "--apikey=withheld"),
+        ("Authorization: Bearer SECRETX", "Authorization: withheld"),
+        ("--header=Authorization: Basic SECRETX", "--header=Authorization: withheld"),
+        ("X-Api-Key: SECRETX", "X-Api-Key: withheld"),
+        ("data=file:///home/SECRETX/x.jsonl", "data=x.jsonl"),
+        ("file:///home/SECRETX/x.jsonl", "x.jsonl"),
+        ("a:/home/SECRETX/y", "a:y"),
+        ("--models=a:/home/SECRETX/y,b:~/SECRETX/z", "--models=a:y,b:z"),
+        # What counts is no secret, and what only looks like a path is no place.
+        ("batch_tokens=4096", "batch_tokens=4096"),
+        ("batch_tokens=[2048, 4096]", "batch_tokens=[2048, 4096]"),
+        ("http://host:80/v1/x", "http://host:80/v1/x"),
+    ],
+)
+def test_no_word_of_a_command_gives_a_secret_or_a_place_away(word, kept):
+    assert plain_command(["train", "--set", word])[2] == kept
+    assert "SECRETX" not in kept
+
+
+def test_a_secret_under_a_flag_of_its_own_is_withheld_and_a_count_is_not():
+    words = ["--hub-tokens", "hf_a,hf_b", "--batch-tokens", "4096", "--password", "1234"]
+    assert plain_command(words) == ["--hub-tokens", "withheld", "--batch-tokens", "4096", "--password", "withheld"]
+
+
+def test_a_secret_is_withheld_however_deep_it_lies():
+    settings = {
+        "token": {"value": ["SECRETX"]},
+        "hub_tokens": ["SECRETX"],
+        "headers": {"Authorization": "Bearer SECRETX"},
+        "lines": ["Authorization: Bearer SECRETX", "file:///home/SECRETX/x", "a:/home/SECRETX/y"],
+        "batch_tokens": 4096,
+        "template": "</s>{prompt} / {answer}</s>",
+    }
+    assert without_paths(settings) == {
+        "token": "withheld",
+        "hub_tokens": "withheld",
+        "headers": {"Authorization": "withheld"},
+        "lines": ["Authorization: withheld", "x", "a:y"],
+        "batch_tokens": 4096,
+        "template": "</s>{prompt} / {answer}</s>",
+    }
+    said = plain_text("no a:/home/me/y at file:///home/me/x; sent Authorization: Bearer SECRETX")
+    assert said == "no a:y at x; sent Authorization: withheld"
+
+
+def test_an_interrupted_record_is_not_a_failed_one(tmp_path):
+    manifest = Manifest.open(tmp_path / "manifest.json", verb="train", settings={})
+    with pytest.raises(KeyboardInterrupt), manifest.until_closed():
+        raise KeyboardInterrupt
+    found = json.loads((tmp_path / "manifest.json").read_text())
+    assert found["outcome"] == "interrupted" and "error" not in found
+
+
+@pytest.mark.parametrize("version", [99, "2"])
+def test_a_record_of_a_later_format_is_refused(version, tmp_path):
+    Manifest.open(tmp_path / "manifest.json", verb="train", settings={}).check_version()
+    manifest = Manifest(tmp_path / "manifest.json", {"tool": "rewardsmith", "format_version": version})
+    with pytest.raises(DataError, match=f"got format {version!r}"):
+        manifest.check_version()
+
+
+def test_a_run_that_goes_on_keeps_where_it_was_before(tmp_path):
+    path = tmp_path / "manifest.json"
+
+    def start(threads, resumed_from):
+        return Manifest.open(
+            path, verb="train", settings={}, device={"threads": threads}, resumed_from=resumed_from
+        ).document
+
+    start(1, None)
+    # At the same place nothing needs to be kept.
+    assert "starts" not in start(1, "checkpoint-3")
+    found = start(2, "checkpoint-6")
+    assert found["device"] == {"threads": 2}
+    assert [(one["device"], one["resumed_from"]) for one in found["starts"]] == [({"threads": 1}, "checkpoint-3")]
+    assert {"code", "versions", "platform", "started"} <= set(found["starts"][0])
+    # Back at the first place, the one in between is the other one; a third keeps it.
+    assert [one["device"] for one in start(1, "checkpoint-9")["starts"]] == [{"threads": 2}]
+    assert [one["device"]["threads"] for one in start(3, "checkpoint-9")["starts"]] == [2, 1]
+    # From the beginning again: nothing of the earlier starts is in what comes out.
+    assert "starts" not in start(4, None)
 
 
 def test_an_error_in_a_record_names_no_place(tmp_path):

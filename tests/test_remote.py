@@ -646,6 +646,7 @@ def test_score_over_a_rewardsmith_server_is_score_of_the_folder(cli, tiny_server
         code, out, err = cli("score", source, data, "--out", tmp_path / f"{name}.jsonl", "--json")
         assert code == 0, err
         documents[name] = json.loads(out)
+        assert documents[name].pop("seconds")["scoring"] > 0 and documents[name].pop("per_second")["rows"] > 0
     assert documents["near"].pop("model") != documents["far"].pop("model")
     assert documents["near"] == documents["far"]
     assert documents["far"]["truncated"] > 0 and documents["far"]["special_strings"] > 0

@@ -12,7 +12,7 @@ from rich.console import Console
 from rewardsmith import runs
 from rewardsmith.config import TrainSettings, build
 from rewardsmith.manifest import Manifest
-from rewardsmith.reproducing import Checked, verdict
+from rewardsmith.reproducing import Checked, compare_golden, compare_metrics, verdict, verdict_line
 
 RECIPE = {
     "max_length": 64,
@@ -82,6 +82,7 @@ def test_the_manifest_of_a_run_holds_what_a_repetition_needs_and_no_place(traine
     assert len(found["template_sha256"]) == len(found["weights_sha256"]) == 64
     # 49 rows: one has an empty answer, and of the others every fifth prompt or so went to the dev part.
     assert found["dropped"]["counts"] == {"empty_answer": 1}
+    assert found["dropped"]["ids"] == {"empty_answer": ["toy-48"]}
     assert found["counts"]["train_pairs"] + found["counts"]["dev_pairs"] == 48
     assert found["counts"]["train_texts"] == 2 * found["counts"]["train_pairs"]
     assert found["counts"]["train_texts_cut"] == {"prompt": 0, "answer": 0}
@@ -117,8 +118,6 @@ def test_a_repetition_has_the_same_bits(cli, place):
 
 def test_a_changed_row_is_named_before_anything_is_trained(cli, place):
     rows = [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
-    dev = set(json.loads((place / "run" / "manifest.json").read_text())["dropped"]["ids"])
-    assert dev == {"empty_answer"}
     rows[6]["chosen"], rows[6]["rejected"] = rows[6]["rejected"], rows[6]["chosen"]
     del rows[40]
     write(place / "train.jsonl", [*rows, pair(99)])
@@ -148,8 +147,10 @@ def test_scores_beyond_the_tolerance_fail_and_versions_that_differ_are_named(cli
     rows = [json.loads(line) for line in golden.read_text().splitlines()]
     rows[3]["score"] += 0.5
     write(golden, rows)
-    versions = json.loads((place / "run" / "manifest.json").read_text())["versions"] | {"torch": "1.0"}
-    change(place / "run" / "manifest.json", versions=versions)
+    said = json.loads((place / "run" / "manifest.json").read_text())
+    versions = said["versions"] | {"torch": "1.0"}
+    starts = [{key: said[key] for key in ("code", "platform", "device")} | {"versions": versions | {"numpy": "0.1"}}]
+    change(place / "run" / "manifest.json", versions=versions, starts=starts)
     code, text, err = cli("reproduce", place / "run", "--json")
     document = json.loads(text)
     assert (code, document["verdict"]) == (1, "beyond tolerance")
@@ -157,35 +158,106 @@ def test_scores_beyond_the_tolerance_fail_and_versions_that_differ_are_named(cli
         "torch"
     ]
     assert "versions: torch" in document["reason"] and "(the run: 1.0)" in err
+    began = f"versions: numpy: 0.1 (the last start: {versions['numpy']})"
+    assert document["other_starts"] == [began] and began in document["reason"]
+    assert f"the run was resumed; an earlier start had {began}" in err
 
 
-def compared(*, bits=False, golden=0.0, metrics=0.0):
+def compared(*, bits=False, ids=True, golden=0.0, metrics=0.0, names=("accuracy on eval pairs",)):
     return {
-        "weights": {"bit_equal": bits},
-        "golden": {"same_ids": True, "max_difference": golden},
+        "weights": {"bit_equal": bits, "largest": None},
+        "golden": {"same_ids": ids, "max_difference": golden} if golden != "none" else None,
+        "metrics": dict.fromkeys(names),
+        "metrics_only_run": [],
+        "metrics_only_here": [],
         "metrics_max_difference": metrics,
     }
 
 
+TORCH = {"versions": {"torch": {}}}
+
+
 @pytest.mark.parametrize(
-    ("document", "differing", "device", "expected"),
+    ("document", "where", "expected"),
     [
-        (compared(bits=True), {}, "cpu", ("bit-equal", True)),
+        (compared(bits=True), {}, ("bit-equal", True)),
         # The tolerances are 0.05 of scores and 0.02 of metrics.
-        (compared(golden=0.049, metrics=0.019), {"versions": {"torch": {}}}, "cpu", ("within tolerance", True)),
-        (compared(golden=0.051), {"versions": {"torch": {}}}, "cpu", ("beyond tolerance", False)),
-        (compared(metrics=0.021), {"versions": {"torch": {}}}, "cpu", ("beyond tolerance", False)),
+        (compared(golden=0.049, metrics=0.019), {"differing": TORCH}, ("within tolerance", True)),
+        (compared(golden=0.051), {"differing": TORCH}, ("beyond tolerance", False)),
+        (compared(metrics=0.021), {"differing": TORCH}, ("beyond tolerance", False)),
         # The same place owes the same bits, unless a GPU adds in another order.
-        (compared(golden=1e-6), {}, "cpu", ("within tolerance", False)),
-        (compared(golden=1e-6), {}, "cuda", ("within tolerance", True)),
+        (compared(golden=1e-6), {}, ("within tolerance", False)),
+        (compared(golden=1e-6), {"device": "cuda"}, ("within tolerance", True)),
+        # A run that began under other versions was not made at one place.
+        (compared(golden=1e-6), {"starts": ["versions: torch: 1"]}, ("within tolerance", True)),
         # Equal weights whose scores or metrics differ are not equal.
-        (compared(bits=True, metrics=1e-9), {}, "cpu", ("within tolerance", False)),
+        (compared(bits=True, metrics=1e-9), {}, ("within tolerance", False)),
+        (compared(bits=True, golden=1e-9), {}, ("within tolerance", False)),
+        # Scores of other token ids are not compared, and decide nothing.
+        (compared(bits=True, ids=False), {}, ("beyond tolerance", False)),
+        (compared(bits=True, ids=False, golden=None), {}, ("beyond tolerance", False)),
+        # What is no finite number is within nothing.
+        (compared(bits=True, metrics=None), {"differing": TORCH}, ("beyond tolerance", False)),
+        (compared(bits=True, golden=None), {"differing": TORCH}, ("beyond tolerance", False)),
+        # Without golden scores the metrics decide; without either, nothing says that the runs are alike.
+        (compared(golden="none", metrics=0.01), {"differing": TORCH}, ("within tolerance", True)),
+        (compared(golden="none", names=()), {"differing": TORCH}, ("beyond tolerance", False)),
     ],
 )
-def test_the_verdict(document, differing, device, expected):
-    checked = Checked(build(TrainSettings, {"model": "m", "data": "d", "out": "o"}), {}, [], differing, device)
+def test_the_verdict(document, where, expected):
+    checked = Checked(build(TrainSettings, {"model": "m", "data": "d", "out": "o"}), **where)
     found = verdict(document, checked, changed=False)
     assert (found["verdict"], found["ok"]) == expected
+    assert verdict_line(document | found).startswith(expected[0])
+
+
+def test_golden_inputs_that_are_others_are_not_compared():
+    rows = [{"ids": [1, i], "score": float(i)} for i in range(4)]
+    # |2 - 2.5| over max(1, 2).
+    moved = [*rows[:2], {"ids": [1, 2], "score": 2.5}, rows[3]]
+    assert compare_golden(rows, moved) == {"inputs": 4, "same_ids": True, "max_difference": 0.25}
+    for here in (rows[:3], [*rows, rows[0]], [*rows[:3], {"ids": [9], "score": 3.0}], []):
+        assert compare_golden(rows, here) == {"inputs": 4, "same_ids": False, "max_difference": None}
+
+
+def test_a_metric_of_one_side_is_said_and_no_nan_is_lost():
+    found = compare_metrics({"a": 0.5, "b": 0.25, "c": 1.0}, {"a": 0.5, "b": 0.5, "d": 1.0})
+    assert found["metrics_max_difference"] == 0.25 and set(found["metrics"]) == {"a", "b"}
+    assert (found["metrics_only_run"], found["metrics_only_here"]) == (["c"], ["d"])
+    said = verdict_line(compared(bits=True) | found | {"verdict": "bit-equal", "reason": "the same bits"})
+    assert "the run alone has it: c" in said and "the repetition alone has it: d" in said
+    # Wherever a NaN stands, the largest difference is none.
+    for order in ("ab", "ba"):
+        then, here = {"a": 0.5, "b": 0.5}, {"a": 0.75, "b": float("nan")}
+        assert compare_metrics({name: then[name] for name in order}, here)["metrics_max_difference"] is None
+
+
+def test_odd_run_folders_are_refused_before_anything_is_trained(cli, place):
+    run = place / "run"
+    code, _, err = cli("reproduce", run / "model")
+    assert code == 2 and "the model folder of one" in err and str(run) in err
+    code, _, err = cli("reproduce", run, "--out", place / "base", "--overwrite")
+    assert code == 2 and "neither is nor holds an input" in err and "learning_rate" not in err
+    code, _, err = cli("reproduce", run, "--out", run / "again")
+    assert code == 2 and "outside the run" in err
+    golden = run / "model" / "golden.jsonl"
+    kept = golden.read_bytes()
+    golden.write_bytes(kept[:-20])
+    code, _, err = cli("reproduce", run)
+    assert code == 2 and "golden.jsonl" in err and f"line {kept.count(chr(10).encode())}, which holds none" in err
+    golden.write_bytes(kept)
+    document = json.loads((run / "manifest.json").read_text())
+    for spoiled, said in (
+        ({"format_version": 99}, "format 99"),
+        ({"settings": None}, "settings.model"),
+        ({"settings": {"data": "d"}}, "one without settings.model"),
+        ({"identity": {"model": "m"}}, "one without identity.data"),
+    ):
+        change(run / "manifest.json", **spoiled)
+        code, _, err = cli("reproduce", run)
+        assert code == 2 and said in err
+        (run / "manifest.json").write_text(json.dumps(document))
+    assert not list(place.glob("**/*-reproduced")) and not (run / "again").exists()
 
 
 def test_what_cannot_be_repeated_is_refused(cli, place, tmp_path, monkeypatch):
@@ -209,7 +281,7 @@ def test_what_cannot_be_repeated_is_refused(cli, place, tmp_path, monkeypatch):
     assert cli("reproduce", tmp_path / "nothing")[0] == 2
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = cli("reproduce", run)
-    assert code == 2 and "one process" in err
+    assert code == 2 and "one process for reproduce" in err
     assert not (place / "run-reproduced").exists()
 
 

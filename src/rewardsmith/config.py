@@ -592,7 +592,9 @@ def settings_error(kind: type[BaseModel], error: ValidationError) -> SettingsErr
             problems.append(f"no `{key}`")
             mends.append(f"Give it: --{key.replace('_', '-')} or `{key} = ...` in the recipe.")
         else:
-            problems.append(f"`{key}` = {detail.get('input')!r}: {detail['msg'].removeprefix('Value error, ')}")
+            # What is wrong with the settings as a whole says so itself; all of them are a page, and may hold a secret.
+            came = f"`{key}` = {detail.get('input')!r}" if detail["loc"] else "settings"
+            problems.append(f"{came}: {detail['msg'].removeprefix('Value error, ')}")
             mends.append(f"Change `{key}`.")
     return SettingsError("settings that can be meant", "; ".join(problems), " ".join(dict.fromkeys(mends)))
 

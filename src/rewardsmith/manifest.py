@@ -20,10 +20,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from rewardsmith.errors import OutputError
+from rewardsmith.errors import DataError, OutputError
 from rewardsmith.storage import write_json
 
 FORMAT_VERSION = 1
+_WHERE = ("code", "versions", "platform", "device")
 FILE_NAME = "manifest.json"
 # Everything that can move a number.
 _PACKAGES = (
@@ -52,10 +53,16 @@ Outcome = Literal["running", "finished", "failed", "interrupted"]
 State = Literal["running", "finished", "failed", "interrupted", "killed"]
 """An outcome as a later reader finds it: a record that says "running" while nobody holds its folder is of a killed run."""
 WITHHELD = "withheld"
-_SECRET = re.compile(r"(^|[._-])(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|[._-])(api)?(authorization|passwd|(token|key|secret|password|credential)(?P<many>s)?)$", re.IGNORECASE
+)
+# `max_new_tokens = 64` and `batch_tokens=1024,2048` count.
+_COUNTS = re.compile(r"[-+\d.,_\s\[\]]+")
+_AUTHORIZATION = re.compile(r"(authorization['\"]?\s*[:=]).*", re.IGNORECASE)
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/@\s]*@)?(?P<rest>[^?\s]*)(?:\?\S*)?", re.IGNORECASE)
 # An absolute path inside a longer text: not the slashes of a URL, of a share such as 1/2, or of owner/name.
-_PATH_INSIDE = re.compile(r"(?<![\w:/.~])~?/(?:[^\s,;:'\"\])}/]+/)*([^\s,;:'\"\])}/]+)/?")
+_PATH_INSIDE = re.compile(r"(?<![\w/.~])(?<!:(?=//))~?/(?:[^\s,;:'\"\])}/]+/)*([^\s,;:'\"\])}/]+)/?")
+_NAMED_PATH = re.compile(r"(?P<name>[\w.@-]+:)(?P<path>~?/(?!/)[^\s,]*)")
 _LOCK = ".lock"
 
 
@@ -146,23 +153,53 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 def without_paths(value: Any) -> Any:
     """A copy without places and secrets.
 
-    A string that is an absolute path, or a relative one to something that exists, keeps only its last part; a URL loses user, password and query; a text
-    under the name of a secret (`hub_token`, `api_key`) is withheld.
+    A string that is an absolute path, or a relative one to something that exists, keeps only its last part, also after a name (`a:/home/me/y`) or
+    `file://`; a URL loses user, password and query; text under the name of a secret (`hub_token`, `api_keys`, `Authorization`) is withheld, however deep it
+    lies there.
     """
     if isinstance(value, Mapping):
         return {
-            key: WITHHELD if isinstance(inner, str) and _SECRET.search(str(key)) else without_paths(inner)
+            key: WITHHELD if _holds_text(inner) and _is_secret(str(key)) else without_paths(inner)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
         return [without_paths(inner) for inner in value]
     if isinstance(value, str) and "\n" not in value and len(value) < 4096:
+        value = _AUTHORIZATION.sub(rf"\1 {WITHHELD}", value)
         if _URL.match(value):
-            return _URL.sub(r"\g<scheme>\g<rest>", value)
+            return _bare_urls(value)
+        named = [_NAMED_PATH.fullmatch(part) for part in value.split(",")]
+        if all(named):
+            return ",".join(one["name"] + Path(one["path"]).name for one in named if one)
         path = Path(value).expanduser()
         if path.is_absolute() or ("/" in value and path.exists()):
             return path.name
     return value
+
+
+def _holds_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_text, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_text, value))
+    return isinstance(value, str)
+
+
+def _is_secret(name: str, text: str = "") -> bool:
+    """Whether what stands under a name is a secret: not a count, which stands under a plural."""
+    found = _SECRET.search(name.strip(" \"'"))
+    return found is not None and not (found["many"] and _COUNTS.fullmatch(text))
+
+
+def _bare_urls(text: str) -> str:
+    """Every URL in a text without user, password and query, and one of a file reduced to its last part."""
+
+    def bare(found: re.Match[str]) -> str:
+        if found["scheme"].casefold() == "file://":
+            return Path(found["rest"]).name
+        return found["scheme"] + found["rest"]
+
+    return _URL.sub(bare, text)
 
 
 def plain_text(text: str) -> str:
@@ -171,22 +208,33 @@ def plain_text(text: str) -> str:
     >>> plain_text("needed a file at /home/me/data.jsonl; got 1/2 of owner/name")
     'needed a file at data.jsonl; got 1/2 of owner/name'
     """
-    return _PATH_INSIDE.sub(r"\1", _URL.sub(r"\g<scheme>\g<rest>", text))
+    return _PATH_INSIDE.sub(r"\1", _bare_urls(_AUTHORIZATION.sub(rf"\1 {WITHHELD}", text)))
 
 
 def plain_command(words: Sequence[str]) -> list[str]:
     """The words of a command line without places and secrets.
 
+    A table is withheld whole, for its text is no word under a name; the settings of the record have it, cleaned.
+
     >>> plain_command(["train", "--data=/home/me/a.jsonl", "--set", "trainer.hub_token=hf_abc", "--api-key", "abc"])
     ['train', '--data=a.jsonl', '--set', 'trainer.hub_token=withheld', '--api-key', 'withheld']
+    >>> plain_command(["--set", 'trainer={hub_token="hf_abc"}', "--header", "X-Api-Key: abc"])
+    ['--set', 'trainer=withheld', '--header', 'X-Api-Key: withheld']
     """
     found: list[str] = []
     for i, word in enumerate(words):
+        before = words[i - 1] if i else ""
         name, equals, value = word.partition("=")
-        if i and words[i - 1].startswith("--") and "=" not in words[i - 1] and _SECRET.search(words[i - 1]):
+        header, colon, content = word.partition(":")
+        if before.startswith("--") and "=" not in before and _is_secret(before, word):
             found.append(WITHHELD)
+        elif colon and _is_secret(header, content):
+            found.append(f"{header}: {WITHHELD}")
+        elif name.startswith("--") and "=" in value:  # --set=key=value
+            found.append(f"{name}={plain_command([value])[0]}")
         elif equals and "://" not in name:
-            found.append(f"{name}={WITHHELD if _SECRET.search(name) else plain_text(str(without_paths(value)))}")
+            withheld = "{" in value or _is_secret(name, value)
+            found.append(f"{name}={WITHHELD if withheld else plain_text(str(without_paths(value)))}")
         else:
             found.append(plain_text(str(without_paths(word))))
     return found
@@ -221,22 +269,27 @@ class Manifest:
 
     @classmethod
     def open(cls, path: Path, *, verb: str, settings: Mapping[str, Any], **facts: Any) -> Manifest:
-        """Start a record with outcome "running" and write it."""
-        manifest = cls(
-            path,
-            {
-                "format_version": FORMAT_VERSION,
-                "tool": "rewardsmith",
-                "verb": verb,
-                "outcome": "running",
-                "started": _now(),
-                "settings": without_paths(dict(settings)),
-                "code": code_state(),
-                "versions": package_versions(),
-                "platform": platform_facts(),
-                **facts,
-            },
-        )
+        """Start a record with outcome "running" and write it.
+
+        Code, versions and device are those of this start. Where it goes on from a checkpoint (`resumed_from`), earlier starts have had their part in what
+        comes out, and those under other code, versions or device are kept under `starts`.
+        """
+        document = {
+            "format_version": FORMAT_VERSION,
+            "tool": "rewardsmith",
+            "verb": verb,
+            "outcome": "running",
+            "started": _now(),
+            "settings": without_paths(dict(settings)),
+            "code": code_state(),
+            "versions": package_versions(),
+            "platform": platform_facts(),
+            **facts,
+        }
+        earlier = cls.read(path) if facts.get("resumed_from") is not None else None
+        if earlier is not None and (starts := _other_starts(earlier.document, document)):
+            document["starts"] = starts
+        manifest = cls(path, document)
         manifest._opened = time.perf_counter()
         manifest.write()
         return manifest
@@ -251,6 +304,20 @@ class Manifest:
         if not isinstance(document, dict) or document.get("tool") != "rewardsmith":
             return None
         return cls(path, document)
+
+    def check_version(self) -> None:
+        """Refuse a record of a later format, whose keys may mean something else.
+
+        Raises:
+            DataError: naming both versions.
+        """
+        found = self.document.get("format_version", FORMAT_VERSION)
+        if not isinstance(found, int) or found > FORMAT_VERSION:
+            raise DataError(
+                f"a manifest of format {FORMAT_VERSION} or earlier at {self.path}",
+                f"format {found!r}",
+                "Read it with the version of rewardsmith that wrote it, or a later one.",
+            )
 
     def note(self, **facts: Any) -> None:
         """Add or replace facts."""
@@ -283,6 +350,14 @@ class Manifest:
     def write(self) -> None:
         """Write the record, whole or not at all."""
         write_json(self.path, self.document)
+
+
+def _other_starts(earlier: Mapping[str, Any], document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The starts before this one, each with its place, that were made elsewhere than this one."""
+    here = {key: document.get(key) for key in _WHERE}
+    kept = ("started", "resumed_from", *_WHERE)
+    starts = [*earlier.get("starts", []), {key: earlier[key] for key in kept if key in earlier}]
+    return [start for start in starts if {key: start.get(key) for key in _WHERE} != here]
 
 
 def is_held(folder: Path) -> bool:

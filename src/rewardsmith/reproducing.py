@@ -7,7 +7,7 @@ before anything is trained.
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from rich.table import Table
 from rewardsmith import runs
 from rewardsmith.config import Device
 from rewardsmith.data import row_hashes
-from rewardsmith.errors import DataError, ModelError, OutputError, SettingsError
+from rewardsmith.errors import DataError, ModelError, OutputError
 from rewardsmith.evaluation.run_difference import (
     REPORT,
     RunFolder,
@@ -29,7 +29,9 @@ from rewardsmith.evaluation.run_difference import (
     difference_tables,
     environment,
     estimates,
+    other_starts,
     score_difference,
+    short,
 )
 from rewardsmith.manifest import FILE_NAME, Manifest, code_state, package_versions, platform_facts
 from rewardsmith.storage import file_sha256, refuse_inside, write_json
@@ -55,6 +57,7 @@ class Checked:
         base: the lines that say which files of the base model differ.
         differing: what differs in code, versions and device.
         device: the type of the one that the repetition runs on.
+        starts: what differed at earlier starts of a run that was resumed, one line each.
     """
 
     settings: TrainSettings
@@ -62,11 +65,12 @@ class Checked:
     base: list[str] = field(default_factory=list)
     differing: dict[str, dict[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
+    starts: list[str] = field(default_factory=list)
 
     @property
     def is_same_place(self) -> bool:
-        """Whether code, versions and device are those of the run."""
-        return not any(self.differing.values())
+        """Whether code, versions and device are those of the run, at each of its starts."""
+        return not any(self.differing.values()) and not self.starts
 
     @property
     def promises_bits(self) -> bool:
@@ -110,17 +114,14 @@ def reproduce(
     Raises:
         RewardsmithError: of the kind that says what was wrong; with other data or another base model nothing is trained.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingsError(
-            "one process for reproduce",
-            f"{os.environ['WORLD_SIZE']} processes",
-            "Repeat a run of several by its own command in a new folder, and compare the two with `rewardsmith diff`.",
-        )
     manifest = _finished_run(run)
     if run.name in ("", ".."):  # "." has no neighbour by name
         run = run.resolve()
     out = out or run.with_name(f"{run.name}-reproduced")
     refuse_inside(out, str(run))
+    if out.resolve().is_relative_to(run.resolve()):
+        raise OutputError("a folder outside the run for --out", str(out), "Choose another --out.")
+    golden = _golden(run)
     if out.exists() and not overwrite:
         raise OutputError("a new folder for --out", f"{out}, which exists", "Choose another --out, or --overwrite.")
     given = {"data": data, "dev_data": dev_data, "eval_data": eval_data}
@@ -137,7 +138,8 @@ def reproduce(
         "data": checked.data,
         "base": checked.base,
         **checked.differing,
-        **_compared(run, out, manifest),
+        "other_starts": checked.starts,
+        **_compared(run, out, manifest, golden),
     }
     document |= verdict(document, checked, changed=changed)
     if changed:
@@ -155,7 +157,12 @@ def reproduce(
 
 
 def _finished_run(run: Path) -> dict[str, Any]:
+    place = run.resolve()
+    if place.name == "model" and (place.parent / FILE_NAME).is_file():
+        raise ModelError("a run folder", f"{run}, the model folder of one", f"Give the run: {place.parent}.")
     found = Manifest.read(run / FILE_NAME)
+    if found is not None:
+        found.check_version()
     document = {} if found is None else found.document
     if found is None or document.get("verb") != "train" or found.state != "finished" or "identity" not in document:
         came = "none" if found is None else f"{document.get('verb')}, {found.state}"
@@ -163,6 +170,14 @@ def _finished_run(run: Path) -> dict[str, Any]:
             f"the manifest of a finished `rewardsmith train` in {run}",
             came,
             "Give the run folder; a run that was interrupted goes on with its own command.",
+        )
+    parts = {"settings": ("model", "data"), "identity": ("model", "data")}
+    missing = [f"{part}.{key}" for part, keys in parts.items() for key in keys if key not in (document.get(part) or {})]
+    if missing:
+        raise ModelError(
+            f"settings and identity of the run in its manifest in {run}",
+            f"one without {', '.join(missing)}",
+            "Restore the manifest; without these a run cannot be repeated.",
         )
     weights, named = run / "model" / "model.safetensors", document.get("weights_sha256")
     if named and weights.is_file() and file_sha256(weights) != named:
@@ -195,6 +210,7 @@ def _check(
     recorded = manifest["settings"]
     places = {name: _place(run, manifest, name, given[name]) for name in _SOURCES}
     base_model = model or _base_model(run, recorded["model"], reproduction.is_bundled(recorded["model"]))
+    refuse_inside(out, base_model, *(place for place in places.values() if place))
     settings, notes = reproduction.repeated_settings(
         recorded, manifest, {**places, "model": base_model, "out": str(out)}, device=device, threads=threads
     )
@@ -217,7 +233,7 @@ def _check(
         "platform": platform_facts(),
     }
     base = reproduction.base_changes(base_model, manifest)
-    checked = Checked(settings, data, base, environment(manifest, here), chosen.type)
+    checked = Checked(settings, data, base, environment(manifest, here), chosen.type, other_starts(manifest))
     for line in (*notes, *_lines(checked)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return checked
@@ -239,7 +255,7 @@ def _place(run: Path, manifest: Mapping[str, Any], name: str, given: str | None)
             return str(folder / recorded)
     if recorded.count("/") == 1:  # a data set of the hub has no place
         return str(recorded)
-    facts = manifest["data"].get(name, {})
+    facts = (manifest.get("data") or {}).get(name, {})
     raise DataError(
         f"the {name} of the run: {recorded}, {facts.get('rows', 0):,} rows",
         "no file of that name beside the run or here",
@@ -265,16 +281,12 @@ def _lines(checked: Checked) -> list[str]:
         lines.append("data and base model: those of the run, by hash")
     for part, keys in checked.differing.items():
         lines += [
-            f"{part}: {key}: {_short(values['b'])} (the run: {_short(values['a'])})" for key, values in keys.items()
+            f"{part}: {key}: {short(values['b'])} (the run: {short(values['a'])})" for key, values in keys.items()
         ]
+    lines += [f"the run was resumed; an earlier start had {line}" for line in checked.starts]
     if checked.is_same_place:
         lines.append("code, versions and device: those of the run")
     return lines
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if len(text) in (40, 64) and text.isalnum() else text
 
 
 def _others(checked: Checked) -> DataError | ModelError:
@@ -288,9 +300,11 @@ def _others(checked: Checked) -> DataError | ModelError:
     )
 
 
-def _compared(run: Path, out: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(
+    run: Path, out: Path, manifest: Mapping[str, Any], golden_then: Sequence[Mapping[str, Any]] | None
+) -> dict[str, Any]:
     """Weights, golden scores and metrics, then and here."""
-    from rewardsmith.model.artefact import GOLDEN, WEIGHTS
+    from rewardsmith.model.artefact import WEIGHTS
     from rewardsmith.model.reproduction import compare_weights
 
     before, after = run / "model" / WEIGHTS, out / "model" / WEIGHTS
@@ -299,36 +313,76 @@ def _compared(run: Path, out: Path, manifest: Mapping[str, Any]) -> dict[str, An
     else:  # the manifest alone was kept
         equal = manifest.get("weights_sha256") == file_sha256(after)
         weights = {"bit_equal": equal, "largest": 0.0 if equal else None}
-    golden = None
-    if (run / "model" / GOLDEN).is_file():
-        then, here = (_golden(folder / "model" / GOLDEN) for folder in (run, out))
-        golden = {
-            "inputs": len(then),
-            "same_ids": [row["ids"] for row in then] == [row["ids"] for row in here],
-            "max_difference": score_difference(*(np.array([row["score"] for row in rows]) for rows in (then, here))),
-        }
-    metrics_then, metrics_here = _metrics(run, manifest), _metrics(out, {})
-    compared = {
-        name: {
-            "run": metrics_then[name],
-            "here": metrics_here[name],
-            "difference": metrics_here[name] - metrics_then[name],
-        }
-        for name in metrics_then
-        if name in metrics_here
-    }
+    golden = None if golden_then is None else compare_golden(golden_then, _golden(out) or [])
     return {
         "weights": weights,
         "golden": golden,
-        "metrics": compared,
-        "metrics_max_difference": max((abs(one["difference"]) for one in compared.values()), default=0.0),
+        **compare_metrics(_metrics(run, manifest), _metrics(out, {})),
         "score_tolerance": SCORE_TOLERANCE,
         "metric_tolerance": METRIC_TOLERANCE,
     }
 
 
-def _golden(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+def compare_golden(then: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Golden inputs and scores, then and here; scores of other inputs are not compared."""
+    same = [row["ids"] for row in then] == [row["ids"] for row in here]
+    scores = (np.array([row["score"] for row in rows]) for rows in (then, here))
+    return {
+        "inputs": len(then),
+        "same_ids": same,
+        "max_difference": _finite(score_difference(*scores)) if same and then else None,
+    }
+
+
+def compare_metrics(then: Mapping[str, float], here: Mapping[str, float]) -> dict[str, Any]:
+    """Metrics, then and here, and those that only one side has; the largest difference is None where one is no finite number."""
+    compared = {
+        name: {"run": then[name], "here": here[name], "difference": _finite(here[name] - then[name])}
+        for name in then
+        if name in here
+    }
+    largest = max((abs(here[name] - then[name]) for name in compared), key=_nan_last, default=0.0)
+    return {
+        "metrics": compared,
+        "metrics_only_run": [name for name in then if name not in here],
+        "metrics_only_here": [name for name in here if name not in then],
+        "metrics_max_difference": _finite(largest),
+    }
+
+
+def _nan_last(number: float) -> float:
+    """A key by which a NaN, which `max` passes over or not by where it stands, is the largest."""
+    return math.inf if math.isnan(number) else number
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _golden(run: Path) -> list[dict[str, Any]] | None:
+    """Golden inputs and scores of the model of a run; None where the manifest alone was kept.
+
+    Raises:
+        ModelError: at the first line that is none.
+    """
+    from rewardsmith.model.artefact import GOLDEN
+
+    path = run / "model" / GOLDEN
+    if not path.is_file():
+        return None
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line:
+            try:
+                row = json.loads(line)
+                rows.append({"ids": list(row["ids"]), "score": float(row["score"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ModelError(
+                    f"a golden input with its score in each line of {path}",
+                    f"line {number}, which holds none",
+                    "Restore the model folder.",
+                ) from error
+    return rows
 
 
 def _metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
@@ -354,23 +408,30 @@ def verdict(document: Mapping[str, Any], checked: Checked, *, changed: bool) -> 
     """
     weights, golden = document["weights"], document["golden"]
     others = " and ".join(name for name, found in (("data", checked.data), ("base model", checked.base)) if found)
-    same_scores = golden is None or (golden["same_ids"] and golden["max_difference"] == 0)
-    if weights["bit_equal"] and same_scores and document["metrics_max_difference"] == 0:
+    same_scores = golden is None or _scores_within(golden, 0)
+    largest = document["metrics_max_difference"]
+    if weights["bit_equal"] and same_scores and largest == 0:
         reason = "weights, golden scores and metrics are the same bits"
         reason += f", though the {others} changed: what changed decided nothing" if changed else ""
         return {"verdict": "bit-equal", "ok": True, "reason": reason}
     if changed:
         return {"verdict": "moved", "ok": True, "reason": f"the {others} changed, and no equality is promised"}
     names = [f"{part}: {key}" for part, keys in checked.differing.items() for key in keys]
+    names += [f"an earlier start of the run: {line}" for line in checked.starts]
     reason = f"what differs: {', '.join(names)}" if names else "nothing that the manifest holds differs"
-    within = document["metrics_max_difference"] <= METRIC_TOLERANCE and (
-        golden is None or (golden["same_ids"] and golden["max_difference"] <= SCORE_TOLERANCE)
+    within = (largest is not None and largest <= METRIC_TOLERANCE) and (
+        bool(document["metrics"]) if golden is None else _scores_within(golden, SCORE_TOLERANCE)
     )
     if not within:
         return {"verdict": "beyond tolerance", "ok": False, "reason": reason}
     if checked.promises_bits:
         return {"verdict": "within tolerance", "ok": False, "reason": f"{reason}, and then a CPU gives the same bits"}
     return {"verdict": "within tolerance", "ok": True, "reason": reason}
+
+
+def _scores_within(golden: Mapping[str, Any], tolerance: float) -> bool:
+    largest = golden["max_difference"]
+    return golden["same_ids"] and largest is not None and largest <= tolerance
 
 
 def verdict_line(document: Mapping[str, Any]) -> str:
@@ -383,15 +444,21 @@ def verdict_line(document: Mapping[str, Any]) -> str:
     if document["verdict"] != "bit-equal":
         if weights["largest"] is not None:
             parts.append(f"weights differ by at most {weights['largest']:.1e}")
-        if golden is not None:
-            parts.append(
-                f"golden scores by {golden['max_difference']:.1e} x max(1, |s|){allowed[SCORE_TOLERANCE]}"
-                if golden["same_ids"]
-                else "the golden inputs have other token ids"
-            )
-        parts.append(f"metrics by {document['metrics_max_difference']:.1e}{allowed[METRIC_TOLERANCE]}")
+        if golden is not None and not golden["same_ids"]:
+            parts.append("the golden inputs have other token ids")
+        elif golden is not None:
+            distance = _distance(golden["max_difference"])
+            parts.append(f"golden scores by {distance} x max(1, |s|){allowed[SCORE_TOLERANCE]}")
+        parts.append(f"metrics by {_distance(document['metrics_max_difference'])}{allowed[METRIC_TOLERANCE]}")
+    for side, whose in (("metrics_only_run", "the run"), ("metrics_only_here", "the repetition")):
+        if document[side]:
+            parts.append(f"not compared, for {whose} alone has it: {', '.join(document[side])}")
     numbers = f"; {', '.join(parts)}" if parts else ""
     return f"{document['verdict']}: {document['reason']}{numbers}"
+
+
+def _distance(number: float | None) -> str:
+    return "no finite number" if number is None else f"{number:.1e}"
 
 
 def _comparison_table(document: Mapping[str, Any]) -> Table:
@@ -399,5 +466,10 @@ def _comparison_table(document: Mapping[str, Any]) -> Table:
     for column in ("", "the run", "here", "difference"):
         table.add_column(column, justify="left" if column == "" else "right")
     for name, one in document["metrics"].items():
-        table.add_row(name, f"{one['run']:.6f}", f"{one['here']:.6f}", f"{one['difference']:+.1e}")
+        table.add_row(
+            name,
+            f"{one['run']:.6f}",
+            f"{one['here']:.6f}",
+            "no number" if one["difference"] is None else f"{one['difference']:+.1e}",
+        )
     return table

@@ -1,12 +1,11 @@
 """When the rows of a file are not those that a run was given, it is said which."""
 
-import json
-
 import numpy as np
 import pytest
 
 from rewardsmith.data import io, row_hashes
 from rewardsmith.data.row_hashes import Place, RowHashes, changes
+from rewardsmith.errors import DataError
 
 
 def hashes(*rows, ids=None):
@@ -80,10 +79,21 @@ def test_written_hashes_come_back_in_few_bytes(tmp_path):
     assert (tmp_path / "rows.npz").stat().st_size < 8 * 1000 + 2000
 
 
-def test_what_cannot_be_read_is_no_hash(tmp_path):
-    assert row_hashes.read(tmp_path / "rows.npz") == {}
-    (tmp_path / "rows.npz").write_text(json.dumps({"no": "archive"}))
-    assert row_hashes.read(tmp_path / "rows.npz") == {}
+def test_hashes_that_are_missing_are_none_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / "rows.npz"
+    assert row_hashes.read(path) == {}
+    row_hashes.write({"data": hashes(*range(1000), ids=[f"id {i * i}" for i in range(1000)])}, path)
+    whole = path.read_bytes()
+    at = whole.index(b"data.hashes.npy") + 200  # within what is compressed
+    damaged = (b"", whole[: len(whole) // 2], whole[:at] + b"spoiled" + whole[at + 7 :], b'{"no": "archive"}')
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"needed the hashes of a run's rows at .*rows\.npz; got a file that"):
+            row_hashes.read(path)
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.with_suffix(".npy").rename(path)  # of numpy, and no archive
+    with pytest.raises(DataError):
+        row_hashes.read(path)
 
 
 @pytest.mark.parametrize("ids", [["a", "b", "ü"], ["1", "2", "3"]])

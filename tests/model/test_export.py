@@ -305,7 +305,14 @@ def test_a_plain_checkpoint_of_our_class_says_that_it_needs_its_code(tiny_rm, tm
     assert "trust_remote_code" in (out / "README.md").read_text() and (out / "modeling_rewardsmith.py").is_file()
 
 
-@pytest.mark.parametrize(("backend", "precision"), [("onnx", "float32"), ("openvino", "float32"), ("openvino", "int8")])
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [
+        ("onnx", "float32"),
+        pytest.param("openvino", "float32", marks=pytest.mark.slow),
+        pytest.param("openvino", "int8", marks=pytest.mark.slow),
+    ],
+)
 def test_the_real_encoder_keeps_its_order(backend, precision, minilm, tmp_path):
     """With a random head over real weights, of which some golden inputs are nearly tied: for 8 bits the bound is lower than the default."""
     need(backend)

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 import rewardsmith
 from rewardsmith.errors import DataError, OutputError, SettingsError, StuckError
 from rewardsmith.model.artefact import verify
+from rewardsmith.model.checkpoints import complete_checkpoints
 from rewardsmith.model.precision import choose_precision
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.model.trainer import complete_checkpoints
 from rewardsmith.model.training_data import read_data
 from tests.conftest import ENCODERS
 

@@ -24,6 +24,7 @@ VERBS = (
     "reproduce", "diff", "bestofn", "winrate", "ppo", "serve", "verify", "export", "import", "average",
 )  # fmt: skip
 """All verbs, in the order of the help."""
+_OF_SEVERAL = ("train", "ppo")
 
 
 class _InOrder(TyperGroup):
@@ -55,13 +56,36 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     """Train, prove and put to work reward models for RLHF."""
+    if context.invoked_subcommand not in (None, *_OF_SEVERAL):
+        refuse_several(str(context.invoked_subcommand))
     if version:
         from rewardsmith import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+def num_processes() -> int:
+    """How many processes `torchrun` or `accelerate launch` started; the same as `model.processes.count`, without torch."""
+    return int(os.environ.get("WORLD_SIZE") or "1")
+
+
+def refuse_several(verb: str) -> None:
+    """Refuse to be one of several processes that would all do the same work in the same place.
+
+    Raises:
+        SettingsError: naming the verb and how many there are.
+    """
+    if num_processes() > 1:
+        raise SettingsError(
+            f"one process for {verb}",
+            f"{num_processes()} processes (WORLD_SIZE)",
+            f"Start it without torchrun or accelerate launch; {' and '.join(_OF_SEVERAL)} are shared between processes.",
+        )
 
 
 def running(device: Device, precision: str, threads: int | None, seed: int) -> Running:
@@ -107,7 +131,7 @@ def stderr_console() -> Console:
 
 def finish(document: Mapping[str, Any], as_json: bool, line: str) -> None:
     """The end of every verb: one JSON document on stdout, or one line for people."""
-    if int(os.environ.get("RANK", "0")):  # of several processes the first one speaks
+    if num_processes() > 1 and int(os.environ.get("RANK") or "0"):  # of several processes the first one speaks
         return
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from rewardsmith.cli.base import DeviceOption, Json, Overwrite, Seed, Threads, app, finish, stderr_console
+from rewardsmith.cli.base import (
+    DeviceOption,
+    Json,
+    Overwrite,
+    Seed,
+    Threads,
+    app,
+    finish,
+    refuse_several,
+    stderr_console,
+)
 from rewardsmith.config import Device, TrainSettings, build, merge, read_recipe
 
 
@@ -49,6 +59,7 @@ def train(
     }
     recipe = merge(read_recipe(config) if config else {}, flags, sets or [])
     if sweeps:
+        refuse_several("train --sweep")
         from rewardsmith.sweeping import sweep
 
         document = sweep(recipe, sweeps, overwrite=overwrite, command=sys.argv[1:], console=stderr_console())

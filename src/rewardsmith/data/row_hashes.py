@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from rewardsmith.data.io import content_line
 from rewardsmith.data.schema import Group, Preference
+from rewardsmith.errors import DataError
 from rewardsmith.storage import atomic_file
 
 FILE_NAME = "rows.npz"
@@ -237,9 +239,16 @@ def _copy(whole: zipfile.ZipFile, name: str, source: Path, dtype: np.dtype[Any])
 
 
 def read(path: Path) -> dict[str, RowHashes]:
-    """The hashes of the sources of a run; empty where there is no such file, or none that can be read."""
+    """The hashes of the sources of a run; empty where there is no such file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if not path.exists():
+        return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy does not close what turns out to be no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         rows = {}
         for key in found:
@@ -247,6 +256,20 @@ def read(path: Path) -> dict[str, RowHashes]:
             if kind == "hashes":
                 ids = _ids(found[f"{name}.ids"].tobytes(), len(found[key]))
                 rows[name] = RowHashes(ids, found[key].astype(np.uint64))
-    except (OSError, ValueError, KeyError, EOFError):
-        return {}
+    # What zipfile, zlib and numpy say of a file that is cut or of another kind.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(
+            f"the hashes of a run's rows at {path}",
+            f"a file that cannot be read ({error})",
+            "Copy it again from where the run was made; without it, all but which rows differ can be said.",
+        ) from error
     return rows

@@ -40,6 +40,7 @@ _GIVEN = {"verb", "model", "data", "versions", "seed", "papers", "history", "dev
 _FINE = ("by.", "slices.", "hardest.", "learning_curve.", "calibrated.", "temperature_here", "overfitting.eval")
 _COST = ("seconds", "timings", "peak_memory")
 _SPEEDS = ("train_seconds", "pairs_per_second", "tokens_per_second")
+_ROW = {"id", "prompt", "chosen", "rejected", "score_chosen", "score_rejected"}
 _MOST_ROWS = 30
 _PAIRED = (
     ("difference", "accuracy, A minus B"),
@@ -74,9 +75,11 @@ class RunFolder:
         """Read a folder of `train`, `evaluate`, `audit` or `ppo`.
 
         Raises:
-            DataError: if it is none.
+            DataError: if it is none, of a later format, or holds a file that is damaged.
         """
         manifest = Manifest.read(folder / FILE_NAME)
+        if manifest is not None:
+            manifest.check_version()
         report = _document(folder / REPORT)
         said = {} if manifest is None else manifest.document
         verb = said.get("verb") or report.get("verb")
@@ -163,6 +166,27 @@ def environment(a: Document, b: Document) -> dict[str, dict[str, Any]]:
     }
 
 
+def other_starts(said: Document) -> list[str]:
+    """What differed when a run that was resumed had started before: each kind of difference once, with both values.
+
+    >>> other_starts({"versions": {"torch": "2.13"}, "starts": [{"versions": {"torch": "2.12"}}]})
+    ['versions: torch: 2.12 (the last start: 2.13)']
+    """
+    lines = [
+        f"{part}: {key}: {short(values['a'])} (the last start: {short(values['b'])})"
+        for start in said.get("starts", [])
+        for part, keys in environment(start, said).items()
+        for key, values in keys.items()
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def short(value: Any) -> str:
+    """A value for a line of text; of a hash its beginning."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) in (40, 64) and text.isalnum() else text
+
+
 def data_differences(a: RunFolder, b: RunFolder) -> dict[str, Any]:
     """By source that differs: its facts, and which rows, from A to B, where both folders hold the hashes of rows."""
     sources_a, sources_b = _sources(a), _sources(b)
@@ -201,9 +225,11 @@ def paired_results(a: RunFolder, b: RunFolder, *, seed: int = 0) -> tuple[dict[s
     for row in b.pairs:
         others[_key(row)].append(row)
     both = [(row, others[_key(row)].pop(0)) for row in a.pairs if others[_key(row)]]
+    if not both:
+        return None, "no eval pair of the one is an eval pair of the other"
     judged = [(pair, rows) for rows in both if _is_judged(pair := _preference(rows[0]))]
     if not judged:
-        return None, "no eval pair of the one is an eval pair of the other"
+        return None, f"of {len(both):,} common eval pairs none has a winner: each is a labelled tie or has no answer"
     margins = [np.array([_margin(rows[side]) for _, rows in judged]) for side in (0, 1)]
     found = compare_scores(
         margins[0],
@@ -267,6 +293,11 @@ def difference_lines(document: Document) -> list[str]:
         + (f": {document[key]['error']}" if document[key]["error"] else "")
         for side, key in (("A", "run_a"), ("B", "run_b"))
     ]
+    lines += [
+        f"{side} was resumed; an earlier start had {line}"
+        for side, key in (("A", "run_a"), ("B", "run_b"))
+        for line in document[key]["other_starts"]
+    ]
     for name, found in document["data"].items():
         lines += [f"{name}, from A to B: {line}" for line in found["lines"]]
         if found["rows"] is None and "sha256" in found["facts"]:
@@ -302,11 +333,27 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of pairs.jsonl.
+
+    Raises:
+        DataError: at the first line that is none.
+    """
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if line:
-            yield json.loads(line)
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not _ROW <= row.keys():
+            raise DataError(
+                f"an eval pair with its scores in each line of {path}",
+                f"line {number}, which holds none",
+                "Copy the file again from where the run was made.",
+            )
+        yield row
 
 
 def _head(run: RunFolder) -> dict[str, Any]:
@@ -318,6 +365,7 @@ def _head(run: RunFolder) -> dict[str, Any]:
         "started": said.get("started"),
         "command": said.get("command"),
         "resumed_from": said.get("resumed_from"),
+        "other_starts": other_starts(said),
     }
 
 

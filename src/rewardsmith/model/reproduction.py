@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class WeightDifference:
         bit_equal: whether every tensor is the same, bit for bit.
         tensors: in both.
         differing: of these.
-        largest: |difference| of two weights.
+        largest: |difference| of two weights; None where one is not a finite number.
         where: the tensor of the largest one.
         only: tensors that only one of the two holds, or that have another shape or type.
     """
@@ -39,7 +40,7 @@ class WeightDifference:
     bit_equal: bool
     tensors: int
     differing: int
-    largest: float
+    largest: float | None
     where: str | None
     only: list[str]
 
@@ -143,9 +144,12 @@ def compare_weights(before: Path, after: Path) -> WeightDifference:
             elif not _same_bits(one, other):
                 differing += 1
                 distance = float((one.double() - other.double()).abs().max())
+                # A distance to NaN is NaN, which is neither more nor less than another.
+                distance = math.inf if math.isnan(distance) else distance
                 if where is None or distance > largest:
                     largest, where = distance, key
-    return WeightDifference(not differing and not only, len(keys), differing, largest, where, only)
+    found = largest if math.isfinite(largest) else None
+    return WeightDifference(not differing and not only, len(keys), differing, found, where, only)
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -19,7 +19,7 @@ from rewardsmith.config import PPOSettings, ScoringSettings
 from rewardsmith.data import io
 from rewardsmith.data.schema import Prompt, prompt_key
 from rewardsmith.errors import DataError, MissingExtraError, SettingsError
-from rewardsmith.manifest import FILE_NAME, Manifest, without_paths
+from rewardsmith.manifest import FILE_NAME, Manifest, plain_command, without_paths
 from rewardsmith.model.artefact import WEIGHTS
 from rewardsmith.model.network import quiet_loading, source_folder
 from rewardsmith.model.policy import Policy
@@ -220,10 +220,11 @@ def ppo_run(
             out / FILE_NAME,
             verb="ppo",
             settings={key: _without_secrets(value) for key, value in settings.model_dump(mode="json").items()},
-            command=[Path(word).name if "/" in word else word for word in map(_without_secrets, command)],
+            command=plain_command(command),
             identity=identity,
             precision={"name": precision.name, "reason": precision.reason},
             device={"type": accelerator.device.type, "threads": torch.get_num_threads()},
+            resumed_from=None if resume_from is None else resume_from.name,
             **dict(facts or {}),
         )
         with manifest.until_closed():
