@@ -1,6 +1,8 @@
 """Training and scoring with a decoder of the shape of Qwen3-0.6B, random weights, on one CUDA GPU: beside TRL's RewardTrainer, and with shared prompts beside none.
 
-Run: python benchmarks/gpu.py [--pairs 256] [--out benchmarks/results/gpu.json]
+Run: python benchmarks/gpu.py [--row NAME] [--pairs 256] [--out benchmarks/results/gpu.json]
+
+A row takes some minutes on one GPU, most of them the start of each tool: where time is short, one --row a call. Batches of 16 pairs need more than 80 GB for three tools at a time; --batch-size 8 does not.
 
 Nothing is downloaded: the weights are random, and the tokenizer is a byte-level one made here from the texts. The pairs are those of hh_harmless_test where that file is at
 hand, else those of the embedded set. Everything is in bf16. Without a CUDA GPU there is nothing to measure: each row then says so, and the exit code is 0.
