@@ -37,12 +37,12 @@ _LOST = (
 
 def count() -> int:
     """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def place() -> int:
     """This process's place among them, from 0."""
-    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+    return int(os.environ.get("RANK") or 0) if count() > 1 else 0
 
 
 def is_first() -> bool:
@@ -60,7 +60,7 @@ def join(device: torch.device, *, seconds: float) -> None:
     if count() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))

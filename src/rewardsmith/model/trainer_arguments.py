@@ -115,7 +115,7 @@ def build_arguments(
         SettingsError: if a value is refused, or batch_size cannot be divided over devices and accumulation steps.
     """
     accumulation = int(settings.trainer.get("gradient_accumulation_steps", 1))
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
     visible = torch.cuda.device_count() if device.type == "cuda" and processes == 1 else 1
     if visible > 1:
         raise SettingsError(
