@@ -216,6 +216,22 @@ def test_a_sharded_run_goes_on_to_the_bit(tiny, toy_pairs, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_another_number_of_processes(tiny, toy_pairs, tmp_path):
+    """Of two processes that wrote the optimiser's state, by three: the numbers of the run of two, whose roundings alone differ."""
+    more = {"shard": True, "batch_size": 6, "trainer": {"save_steps": 2, "max_steps": 6}}
+    settings = recipe(tiny("bert"), toy_pairs, tmp_path / "cut", **more)
+    assert together(is_killed, settings, tmp_path) == [0, -9]
+    assert together(trains, settings, tmp_path, ranks=3) == [0, 0, 0]
+    said = (tmp_path / "said-0").read_text()
+    assert "going on from checkpoint-2" in said and "is of 2 processes and goes on with 3" in said
+    assert together(trains, {**settings, "out": str(tmp_path / "whole")}, tmp_path) == [0, 0]
+    ours, theirs = (json.loads((tmp_path / name / "report.json").read_text())["history"] for name in ("cut", "whole"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.get("loss") == pytest.approx(other.get("loss"), abs=2e-5)
+        assert one.get("grad_norm") == pytest.approx(other.get("grad_norm"), rel=1e-3)
+
+
 def computes(rank, base, folder, precision: Format):
     processes.join(CPU, seconds=60)
     network = build_network(base, pooling="auto", seed=0, dropout=False)
