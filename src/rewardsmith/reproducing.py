@@ -225,6 +225,9 @@ def _check(
                 if name in then
                 else [f"another content; which rows is not known, for the run holds no {row_hashes.FILE_NAME}"]
             )
+    cut = manifest["identity"].get("shards")
+    if cut is not None and "data" not in data and found.facts["data"].get("cut_sha256") != cut:
+        data["data"] = ["the same rows, dealt otherwise over the shards, by which a stream is ordered"]
     chosen = choose_device(settings.device)
     here = {
         "code": code_state(),

@@ -46,6 +46,18 @@ def rows_in(found):
     return [row for block in found for _, row in io.parse(block.chunk)]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_blocks_of_long_rows_begin_where_they_began(name, tmp_path, monkeypatch):
+    """Blocks end early where their rows are large: also the first row of a block counts, whether reading began there or before."""
+    rows = [{**row, "chosen": "long " * (10 + i % 5)} for i, row in enumerate(ROWS)]
+    monkeypatch.setattr(io, "_CHUNK_BYTES", 300)
+    (shard,) = shards_of(str(write(tmp_path / name, rows)))
+    whole = list(blocks(shard))
+    assert any(len(block.chunk.rows) < 4 for block in whole[:-1])
+    for i, block in enumerate(whole):
+        assert list(blocks(shard, start=block.place)) == whole[i:]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.jsonl.gz", "a.csv"])
 def test_reading_from_any_block_gives_the_rest_of_the_shard(name, tmp_path):
     (shard,) = shards_of(str(write(tmp_path / name)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rewardsmith.data import shards
+from rewardsmith.errors import OutputError
 from rewardsmith.model import first_pass
 from tests.invariants.test_resume import (
     EVERYTHING,
@@ -82,3 +83,28 @@ def test_a_run_over_shards_goes_on_with_another_number_of_workers(tiny, sharded,
     table = {**EVERYTHING["trainer"], "dataloader_num_workers": 1}
     train(recipe(tiny("bert"), sharded, out, trainer=table, **more))
     assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_the_same_rows_dealt_otherwise_over_shards_are_another_run(tiny, sharded, tmp_path, cut_at):
+    """One more file, without a row: the order goes by files, and some examples would come twice and others never."""
+    settings = recipe(tiny("bert"), sharded, tmp_path / "run", stream=16, dev_share=0, patience=None)
+    cut(settings, 4, cut_at)
+    empty = Path(sharded) / "1b.jsonl"
+    empty.write_text("")
+    with pytest.raises(OutputError, match=r"others \(shards\)"):
+        train(settings)
+    empty.unlink()
+    assert "going on from checkpoint-3" in train(settings)[1]
+
+
+@pytest.mark.parametrize("name", ["contents.json", "blocks.npz", "hashes.bin", "kept.npy", "sample.jsonl"])
+def test_a_cache_that_a_disk_has_spoilt_is_made_again(name, tiny, sharded, tmp_path, monkeypatch):
+    monkeypatch.setenv("REWARDSMITH_CACHE", str(tmp_path / "cache"))
+    settings = functools.partial(recipe, tiny("bert"), sharded, stream=16, dev_share=0.3, epochs=1)
+    train(settings(tmp_path / "one"))
+    (found,) = (tmp_path / "cache" / "streams").glob(f"*/{name}")
+    found.write_bytes(found.read_bytes()[: found.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=f"corrupt: {name} .*; it is made again"):
+        train(settings(tmp_path / "two"))
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert (tmp_path / "one" / "rows.npz").read_bytes() == (tmp_path / "two" / "rows.npz").read_bytes()

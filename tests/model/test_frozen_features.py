@@ -350,12 +350,13 @@ def test_a_head_inside_a_classifier_keeps_its_name(tiny, data_of, tmp_path):
     assert set(load_file(checkpoint)) == {"classifier.out_proj.weight", "classifier.out_proj.bias"}
 
 
-def test_packed_and_padded_reading_share_a_file(tiny, tmp_path):
-    """They agree to 1e-5, as any two batches do."""
+def test_packed_and_padded_reading_have_files_of_their_own(tiny, tmp_path):
+    """They agree to 1e-5 in float32, and less in bf16: a run that is repeated over the other's file would not be the same to the bit."""
     tokens = reader_of(tiny("bert"), None).renderer.encode(TEXTS)
     first = reader_of(tiny("bert"), tmp_path, batching=PADDED).read(tokens, precision="float32")
     packed = reader_of(tiny("bert"), tmp_path)
     assert packed.batching.packed
+    fresh = packed.read(tokens, precision="float32")
+    assert fresh.origin == "miss"
     assert packed.read(tokens, precision="float32").origin == "hit"
-    fresh = reader_of(tiny("bert"), None).read(tokens, precision="float32")
     assert np.allclose(first.values, fresh.values, atol=1e-5)

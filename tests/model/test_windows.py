@@ -18,7 +18,7 @@ from rewardsmith.config import LossSettings, TrainSettings, build
 from rewardsmith.data import shards
 from rewardsmith.data.schema import prompt_key
 from rewardsmith.errors import DataError, OutputError, RowError, SettingsError
-from rewardsmith.model import first_pass, windows
+from rewardsmith.model import first_pass, hub_windows, streamed, windows
 from rewardsmith.model.batching_choice import PADDED
 from rewardsmith.model.examples import ExampleRows, example_table
 from rewardsmith.model.losses import LOSSES
@@ -368,7 +368,7 @@ def hub(toy_pairs, monkeypatch):
 
 
 def hub_recipe(model, out, steps, **more):
-    table = {"max_steps": steps, "save_steps": 3, "logging_steps": 1}
+    table = {"max_steps": steps, "save_steps": 3, "logging_steps": 1, **more.pop("trainer", {})}
     return recipe(model, "owner/name", out, stream=16, truncation="right", trainer=table, **more)
 
 
@@ -422,3 +422,75 @@ def test_a_run_over_a_hub_stream_goes_on_or_sees_that_the_rows_are_others(hub, t
     hub.rows[3] = {**hub.rows[3], "chosen": "other"}
     with pytest.raises(DataError, match="from owner/name the rows that the run began with"):
         train(hub_recipe(tiny("bert"), tmp_path / "changed", 8, dropout=True))
+
+
+def test_a_run_over_a_hub_stream_that_was_killed_after_its_last_step_is_finished(hub, tiny, tmp_path, monkeypatch):
+    """No step is left that would read the stream: it is read for its counts alone."""
+    whole, _ = train(hub_recipe(tiny("bert"), tmp_path / "whole", 6))
+
+    class Cut(Exception):
+        pass
+
+    def killed(*_):
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streamed, "close", killed)
+        with pytest.raises(Cut):
+            train(hub_recipe(tiny("bert"), tmp_path / "cut", 6))
+    report, said = train(hub_recipe(tiny("bert"), tmp_path / "cut", 6))
+    assert "going on from checkpoint-6" in said
+    assert report["counts"] == whole["counts"] and report["dropped"] == whole["dropped"]
+    first, second = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert first == second
+
+
+def test_what_was_read_for_a_measurement_is_held_against_the_mark_too(hub, tiny, tmp_path, monkeypatch):
+    """Shared beginnings are measured on the first window, before a run goes on from a step that lies in it."""
+    from rewardsmith.model import training
+    from rewardsmith.model.trainer import PreferenceTrainer
+
+    monkeypatch.setattr(training, "_MEASURED_STEPS", 1)
+    monkeypatch.setattr(hub_windows, "BLOCK_ROWS", 5)
+    step = PreferenceTrainer.training_step
+
+    class Cut(Exception):
+        pass
+
+    def breaks(self, *arguments, **more):
+        if self.state.global_step == 1:
+            raise Cut
+        return step(self, *arguments, **more)
+
+    settings = hub_recipe(tiny("qwen3"), tmp_path / "cut", 3, share_prompts=True, trainer={"save_steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(PreferenceTrainer, "training_step", breaks)
+        with pytest.raises(Cut):
+            train(settings)
+    assert "going on from checkpoint-1" in train(settings)[1]
+    train({**settings, "out": str(tmp_path / "whole")})
+    first, second = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert first == second
+
+
+def test_an_error_of_a_worker_that_reads_arrives_as_what_it_was(tiny, sharded, tmp_path):
+    """Torch would make a RuntimeError of it."""
+    path = Path(sharded) / "3.jsonl"
+    windows_of(tiny("bert"), sharded, tmp_path / "other", size=16)  # leaves what the first pass found in the cache
+    settings = recipe(tiny("bert"), sharded, tmp_path / "run", stream=16, trainer={"dataloader_num_workers": 1})
+    from rewardsmith.model.trainer import PreferenceTrainer
+
+    changed = []
+    step = PreferenceTrainer.training_step
+
+    def spoils(self, *arguments, **more):
+        if not changed:
+            for shard in Path(sharded).iterdir():
+                shard.write_text("")
+            changed.append(path)
+        return step(self, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PreferenceTrainer, "training_step", spoils)
+        with pytest.raises(DataError, match="the rows that the run began with"):
+            train({**settings, "epochs": 3})

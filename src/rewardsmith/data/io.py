@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -385,7 +385,8 @@ def chunked(rows: Iterator[tuple[str, Any]], *, size: int = _CHUNK, start: int =
             coming = next(rows, None)
         yield Chunk(start, held)
         start += len(held)
-        held = [] if coming is None else [coming, *_next_rows(rows, size - 1)]
+        # Counted like any other, so that a chunk is the same whether reading began at it or before it.
+        held = [] if coming is None else _next_rows(chain([coming], rows), size)
 
 
 def _next_rows(rows: Iterator[tuple[str, Any]], size: int) -> list[tuple[str, Any]]:

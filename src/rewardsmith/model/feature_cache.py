@@ -162,7 +162,7 @@ class FeatureReader:
         )
 
     def key_of(self, texts: TokenTable, facts: Sequence[object], *, of: Callable[[str], bool]) -> str:
-        """A SHA-256 over all that something read off the network depends on: weights and their configuration, code, ids, device, and what else.
+        """A SHA-256 over all that something read off the network depends on: weights and their configuration, code, ids, batching, device, and what else.
 
         Args:
             texts: that are read.
@@ -173,7 +173,7 @@ class FeatureReader:
         config = {k: v for k, v in self.network.backbone_config.to_dict().items() if k not in _NOT_OF_FEATURES}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         packages = [version(package) for package in ("torch", "transformers")]
-        digest.update(json.dumps([*facts, self.device.type, *packages]).encode())
+        digest.update(json.dumps([*facts, self.batching.name, self.device.type, *packages]).encode())
         for name, tensor in sorted(self.network.model.state_dict().items()):
             if of(name):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,12 @@ from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError, OutputError, RowError
 from rewardsmith.manifest import source_sha256
 from rewardsmith.model import processes
+from rewardsmith.model.checkpoints import fault, seal
 from rewardsmith.model.losses import LOSSES
 from rewardsmith.model.token_cache import default_folder
-from rewardsmith.storage import atomic_folder, refuse_inside, write_json
+from rewardsmith.storage import atomic_folder, refuse_inside, text_sha256, write_json
 
+Found = TypeVar("Found")
 MOST_DEV = 10_000
 """Examples that a dev part split off a stream may have: they are in memory, and scored at every checkpoint."""
 ENOUGH_ROWS = 10_000
@@ -170,22 +172,27 @@ def contents_of(settings: TrainSettings, evaluated: Sequence[Preference]) -> Con
     shards = shards_of(settings.data)
     refuse_inside(Path(settings.out), *(str(shard.path) for shard in shards))
     key = _key(settings, shards, evaluated)
-    folder, is_kept = made_once(key, settings, lambda folder: _read(folder, shards, settings, evaluated))
-    document = json.loads((folder / "contents.json").read_text(encoding="utf-8"))
-    with np.load(folder / "blocks.npz") as arrays:
-        columns = {name: arrays[name] for name in _COLUMNS}
-    contents = Contents(
-        settings=settings,
-        shards=shards,
-        shard_rows=document["shard_rows"],
-        blocks=columns,
-        facts=document["facts"],
-        dropped=Dropped.from_dict(document["dropped"]),
-        below=document["below"],
-        dev=read_examples(folder / "dev.jsonl"),
-        seen=read_examples(folder / "seen.jsonl"),
-        rows=StoredHashes(folder),
-        key=key,
+
+    def read(folder: Path) -> Contents:
+        document = json.loads((folder / "contents.json").read_text(encoding="utf-8"))
+        with np.load(folder / "blocks.npz") as arrays:
+            columns = {name: arrays[name] for name in _COLUMNS}
+        return Contents(
+            settings=settings,
+            shards=shards,
+            shard_rows=document["shard_rows"],
+            blocks=columns,
+            facts=document["facts"],
+            dropped=Dropped.from_dict(document["dropped"]),
+            below=document["below"],
+            dev=read_examples(folder / "dev.jsonl"),
+            seen=read_examples(folder / "seen.jsonl"),
+            rows=StoredHashes(folder),
+            key=key,
+        )
+
+    contents, folder, is_kept = made_once(
+        key, settings, lambda folder: _read(folder, shards, settings, evaluated), read
     )
     if not is_kept:
         weakref.finalize(contents.rows, shutil.rmtree, folder, ignore_errors=True)
@@ -205,25 +212,34 @@ def _key(settings: TrainSettings, shards: Sequence[Shard], evaluated: Sequence[P
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def made_once(key: str, settings: TrainSettings, make: Callable[[Path], None]) -> tuple[Path, bool]:
-    """A folder that `make` filled, now or in an earlier start, and whether it stays; of several processes only the first keeps one."""
+def made_once(
+    key: str, settings: TrainSettings, make: Callable[[Path], None], read: Callable[[Path], Found]
+) -> tuple[Found, Path, bool]:
+    """What `read` finds in a folder that `make` filled, now or in an earlier start; the folder, and whether it stays.
+
+    A folder in the cache whose files are not those that were written is made again, with a warning. Of several processes only the first keeps one.
+    """
     path = default_folder() / "streams" / key
     if settings.cache and path.is_dir():
-        return path, True
+        if (wrong := fault(path)) is None:
+            return read(path), path, True
+        warnings.warn(f"cache of the first pass is {wrong}; it is made again", stacklevel=2)
     if settings.cache and processes.is_first():
         try:
+            shutil.rmtree(path, ignore_errors=True)
             with atomic_folder(path) as made:
                 make(made)
-            return path, True
+                seal(made, 0)
+            return read(path), path, True
         except OutputError as error:
             warnings.warn(f"cache of the first pass not written: {error}", stacklevel=2)
     folder = Path(tempfile.mkdtemp(prefix="rewardsmith-"))
     try:
         make(folder)
+        return read(folder), folder, False
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return folder, False
 
 
 def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evaluated: Sequence[Preference]) -> None:
@@ -232,11 +248,11 @@ def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evalua
     reading, dropped, content = io.Reading([]), Dropped(0), hashlib.sha256()
     dev = DevPart(0.0 if settings.dev_data else settings.dev_share)
     checks, leaks = LossChecks(settings), Leaks(evaluated)
-    equal, shard_rows = 0, []
+    equal, shard_rows, shard_examples = 0, [], []
     columns = {column: array("Q") for column in _COLUMNS}
     with HashWriter(folder) as writer:
         for number, shard in enumerate(shards):
-            before = reading.num_rows
+            before, told_before = reading.num_rows, dropped.total
             for block in blocks(shard, rows_before=before):
                 told, alike = told_in(block, settings, shard.path.name, reading)
                 lines = [io.content_line(one) for one in told]
@@ -253,6 +269,7 @@ def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evalua
                 for one in sound:
                     dev.see(prompt_place(one, settings.seed), one)
             shard_rows.append(reading.num_rows - before)
+            shard_examples.append(dropped.total - told_before)
     if not dropped.total:
         raise nothing_told(settings.data, kind.data, equal) if reading.num_rows else io.no_rows(reading, name)
     dropped.check(settings.max_dropped_share)
@@ -269,6 +286,8 @@ def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evalua
         "skipped_bad": dict(reading.skipped),
         "skipped_examples": reading.examples,
         "sha256": content.hexdigest(),
+        # The order goes by shards: the same rows dealt otherwise over files, or one file more without any, come in another one.
+        "cut_sha256": text_sha256(json.dumps(shard_examples)),
     }
     arrays = {name: np.array(v, dtype=np.uint64 if name == "digest" else np.int64) for name, v in columns.items()}
     np.savez(folder / "blocks.npz", **arrays)  # type: ignore[arg-type]

@@ -79,8 +79,9 @@ class HubWindows(Windows):
         return dict(zip(("examples", "sha256"), self._trail[0], strict=True)) if self._trail else None
 
     def expect(self, mark: dict[str, Any] | None) -> None:
-        """See `Windows`."""
-        self._expected = mark
+        """See `Windows`; what was read before, for a measurement, is read again under the mark's eyes."""
+        self._expected, self._at, self._window = mark, None, None
+        self._begin_reading()
 
     def tables(self, epoch: int, first: int) -> Iterator[ExampleTable]:
         """See `Windows`: always from the beginning of the stream."""

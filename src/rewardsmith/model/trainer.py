@@ -214,6 +214,8 @@ class PreferenceTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one batch, part by part: its gradient is that of the whole, its memory that of the largest part."""
+        if "error" in inputs:
+            raise inputs["error"]
         parts: list[Part] = inputs["parts"] if self.sharding is None else self.sharding.even(inputs["parts"])
         losses, self._margins = [], []
         for part in parts:

@@ -211,6 +211,8 @@ def training_run(
     identity = run_identity(
         settings, {n: facts["sha256"] for n, facts in data.facts.items() if "sha256" in facts}, source
     )
+    if "cut_sha256" in data.facts["data"]:
+        identity["shards"] = data.facts["data"]["cut_sha256"]
     with processes.losing_none():
         _check_same(identity | {"render": prepared.facts["render"]})
     if not processes.is_first():

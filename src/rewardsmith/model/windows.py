@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, get_worker_info
 
 from rewardsmith.config import TrainSettings
 from rewardsmith.data import io
 from rewardsmith.data.examples import Example
 from rewardsmith.data.faults import COLLAPSED, OVER_LENGTH, Dropped
 from rewardsmith.data.schema import as_row
-from rewardsmith.errors import DataError
+from rewardsmith.errors import DataError, RewardsmithError
 from rewardsmith.model.batching import training_order
 from rewardsmith.model.batching_choice import BatchingChoice
-from rewardsmith.model.examples import ExampleCollator, ExampleTable, Part, example_table
+from rewardsmith.model.examples import ExampleCollator, ExampleTable, example_table
 from rewardsmith.model.first_pass import ENOUGH_ROWS, Contents, made_once, prompt_place, read_examples
 from rewardsmith.model.learner import Learner
 from rewardsmith.model.render import Renderer
@@ -128,13 +128,18 @@ def measure(contents: Contents, renderer: Renderer, *, share: bool) -> Measured:
     """
     text = f"{contents.key} {contents.facts['sha256']} {renderer.fingerprint()} {share}"
     key = hashlib.sha256(text.encode()).hexdigest()
-    folder, is_kept = made_once(key, contents.settings, lambda folder: _measure(folder, contents, renderer, share))
-    document = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
-    measured = Measured(
-        np.load(folder / "kept.npy"),
-        TrainCounts.from_dict(document["counts"]),
-        Dropped.from_dict(document["dropped"]),
-        read_examples(folder / "sample.jsonl"),
+
+    def read(folder: Path) -> Measured:
+        document = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+        return Measured(
+            np.load(folder / "kept.npy"),
+            TrainCounts.from_dict(document["counts"]),
+            Dropped.from_dict(document["dropped"]),
+            read_examples(folder / "sample.jsonl"),
+        )
+
+    measured, folder, is_kept = made_once(
+        key, contents.settings, lambda folder: _measure(folder, contents, renderer, share), read
     )
     if not is_kept:
         shutil.rmtree(folder, ignore_errors=True)
@@ -348,9 +353,14 @@ class WindowCollator:
     batching: BatchingChoice
     batch_tokens: int
 
-    def __call__(self, slots: Sequence[int]) -> dict[str, list[Part]]:
-        """The batch."""
-        table, rows = self.windows.behind(slots)
+    def __call__(self, slots: Sequence[int]) -> dict[str, Any]:
+        """The batch; where reading fails in a worker, the error under "error", for torch would make another one of it on its way."""
+        try:
+            table, rows = self.windows.behind(slots)
+        except RewardsmithError as error:
+            if get_worker_info() is None:
+                raise
+            return {"error": error}
         return self.over(table)(rows)
 
     def over(self, table: ExampleTable) -> ExampleCollator:
