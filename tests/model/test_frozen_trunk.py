@@ -315,6 +315,28 @@ def test_in_bf16_the_states_are_what_the_layers_hand_on(tiny, toy_pairs, tmp_pat
     assert "frozen layers: computed" in said and fast["training"]["frozen_layers"]["precision"] == "bf16"
     slow, _ = run(tiny("bert"), toy_pairs, tmp_path / "whole", precision="bf16", frozen_cache_gb=0)
     same_runs(fast, slow, tmp_path, bound=1e-3)
+    # What is reported is of float32 all the same: the normaliser's scores are those of the saved model.
+    ours, theirs = (
+        json.loads((tmp_path / n / "model" / "rewardsmith.json").read_text())["normaliser"] for n in ("states", "whole")
+    )
+    assert ours["mean"] == pytest.approx(theirs["mean"], abs=1e-6) and ours["std"] == pytest.approx(
+        theirs["std"], abs=1e-6
+    )
+
+
+def test_bytes_that_are_no_rows_are_made_again(tmp_path):
+    from rewardsmith.model.row_files import load_rows, write_rows
+
+    path = tmp_path / "rows.npy"
+    write_rows(path, (2, 3), "float32", [np.ones((2, 3), dtype=np.float32)])
+    assert np.array_equal(load_rows(path, (2, 3), "float32", what="rows"), np.ones((2, 3)))
+    whole = path.read_bytes()
+    archive = io.BytesIO()
+    np.savez(archive, rows=np.ones((2, 3)))
+    for content in (whole[:-1], whole.replace(b"(2, 3)", b"(-2,3)"), archive.getvalue(), b""):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match="making them again"):
+            assert load_rows(path, (2, 3), "float32", what="rows") is None
 
 
 def files():

@@ -48,10 +48,12 @@ def load_rows(path: Path, shape: tuple[int, int], kind: Kind, *, what: str) -> N
     """The memory-mapped rows of a file, or None after a warning; `what` they are, for the warning."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(values, np.ndarray):  # an archive under the name
+            raise ValueError("no array")
         with open(path, "rb") as file:
             file.seek(-_DIGEST_BYTES, 2)
             promised = file.read()
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError) as error:  # whatever a damaged header makes of itself
         warnings.warn(f"{what} {path.name[:12]}... are broken ({error}); making them again", stacklevel=4)
         return None
     digest = hashlib.sha256(json.dumps(shape).encode())
