@@ -494,3 +494,29 @@ def test_an_error_of_a_worker_that_reads_arrives_as_what_it_was(tiny, sharded, t
         patch.setattr(PreferenceTrainer, "training_step", spoils)
         with pytest.raises(DataError, match="the rows that the run began with"):
             train({**settings, "epochs": 3})
+
+
+def test_what_the_first_pass_found_is_of_its_own_settings(tiny, sharded, write_rows, toy_pairs, tmp_path):
+    """Another share for the dev part, or other eval pairs, over the same shards: nothing stale is taken from the cache."""
+    rows = [json.loads(line) for line in Path(toy_pairs).read_text().splitlines()]
+    settings = functools.partial(recipe, tiny("bert"), sharded, tmp_path / "run", stream=16)
+
+    def found(**more):
+        return read_data(build(TrainSettings, settings(**more)))
+
+    assert len(found(dev_share=0.1).dev) < len(found(dev_share=0.6).dev)
+    for start in (3, 7):
+        leaked = found(eval_data=write_rows([*rows[start : start + 2], {**rows[0], "prompt": "new"}]))
+        assert leaked.facts["eval_data"]["leaked"]["ids"] == [f"toy-{start}", f"toy-{start + 1}"]
+
+
+def test_the_order_is_that_of_data_seed_where_it_is_set(tiny, sharded, tmp_path):
+    renderer, orders = renderer_of(tiny("bert")), []
+    for seed in (0, 1):
+        values = recipe(tiny("bert"), sharded, tmp_path / "run", stream=16, trainer={"data_seed": seed})
+        settings = build(TrainSettings, values)
+        data = read_data(settings)
+        _, measured = streamed.count(data, renderer, share=False)
+        orders.append(epoch_of(streamed.windows(data, measured, renderer, settings, PADDED), 0))
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
