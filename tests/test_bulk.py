@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet as pq
@@ -15,9 +17,11 @@ import pytest
 
 from rewardsmith import bulk
 from rewardsmith.config import ScoringSettings
-from rewardsmith.errors import MissingExtraError, OutputError, RowError, SettingsError, WorkerError
+from rewardsmith.errors import MissingExtraError, ModelError, OutputError, RowError, SettingsError, WorkerError
 from rewardsmith.loading import Running
 from rewardsmith.manifest import Manifest
+from rewardsmith.parts import Part, RawRows
+from tests.fakes import FunctionScorer
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
@@ -233,6 +237,84 @@ def test_errors_before_anything_is_started(cli, scorer, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'rewardsmith\[ray\]'"):
         run(scorer, data, tmp_path / "out")
+
+
+def finished(out):
+    """A folder that an earlier call left."""
+    record = Manifest.open(out / bulk.RECORD, verb="score", settings={}, identity={})
+    (out / "part-00000.parquet").write_bytes(b"PAR1")
+    record.close("finished")
+    return out
+
+
+def test_what_is_refused_deletes_nothing(cluster, scorer, tmp_path):
+    data = shards(tmp_path / "data", 3)
+    out = finished(tmp_path / "out")
+    with pytest.raises(SettingsError, match="--actors"):
+        run(scorer, data, out, overwrite=True, actors=99)
+    assert (out / "part-00000.parquet").exists() and Manifest.read(out / bulk.RECORD).state == "finished"
+
+
+def test_no_part_is_deleted_beside_a_record_that_says_finished(tmp_path, monkeypatch):
+    out = finished(tmp_path / "out")
+
+    def die(self, missing_ok):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", die)
+    with pytest.raises(KeyboardInterrupt):
+        bulk._clear(out, overwrite=True)
+    assert Manifest.read(out / bulk.RECORD).document["outcome"] == "running"
+    monkeypatch.undo()
+    bulk._clear(out, overwrite=True)
+    assert not list(out.glob("[!.]*"))
+
+
+def test_parts_that_would_become_data_are_refused(tmp_path):
+    (tmp_path / "g" / "a").mkdir(parents=True)
+    (tmp_path / "g" / "a" / "rows.parquet").touch()
+    for pattern in ("**/*.parquet", "*/*.parquet"):
+        with pytest.raises(OutputError, match="data files later"):
+            bulk.check_folder(tmp_path / "g" / "scores", f"{tmp_path}/g/{pattern}", overwrite=False)
+    bulk.check_folder(tmp_path / "g" / "scores", f"{tmp_path}/g/a/*.parquet", overwrite=False)
+
+
+def test_a_folder_that_holds_only_its_lock_is_new(write_rows, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    bulk.check_folder(tmp_path / "out", write_rows([{"prompt": "p", "answer": "a"}]), overwrite=False)
+
+
+def test_what_a_scorer_fails_with_is_told(write_rows, tmp_path):
+    class Failing(FunctionScorer):
+        def score(self, pairs):
+            raise RuntimeError("no table of words")
+
+    source = write_rows([{"prompt": "p", "answer": "a"}])
+    actor = object.__new__(bulk._Actor)  # its constructor asks Ray for its name
+    actor._job = bulk.Job("m", {}, Running(ScoringSettings(), None, 0), str(tmp_path), "single answers", 1, False)
+    actor._rows, actor._report, actor._loading = RawRows(), bulk.Report("a", "b"), tmp_path / ".tries-a"
+    actor._source = SimpleNamespace(scorer=Failing(None))
+    error = actor._scored(Part(0, source, 0, 1, 0)).error
+    assert isinstance(error, WorkerError) and "RuntimeError: no table of words" in str(error)
+    assert not list(tmp_path.glob("*part-*"))
+
+
+def test_a_model_that_is_not_what_its_contract_says_is_refused(tiny_rm, tmp_path):
+    folder = shutil.copytree(tiny_rm("bert"), tmp_path / "model")
+    running = Running(ScoringSettings(), threads=None, seed=0)
+    assert "model.safetensors" in bulk._model_identity(str(folder), running)
+    with open(folder / "model.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(ModelError, match="model.safetensors"):
+        bulk._model_identity(str(folder), running)
+
+
+def test_files_of_a_folder_that_are_not_scored_are_named(cli, scorer, tmp_path):
+    data = shards(tmp_path / "data", 3)
+    (data / "README.md").touch()
+    for out, more in (("scores.jsonl", ()), ("data", ("--ray", "local"))):  # the latter is refused before Ray starts
+        assert "no shards: README.md" in cli("score", scorer, data, "--out", tmp_path / out, *more)[2]
 
 
 @pytest.mark.parametrize(

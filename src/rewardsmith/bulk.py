@@ -208,6 +208,9 @@ class _Actor:
             )
         except RewardsmithError as error:
             return replace(self._report, error=error)
+        except Exception as error:  # of the scorer's own code: left to Ray, its cause would be lost
+            came, mend = f"{type(error).__name__}: {error}", "Mend it; it would fail again."
+            return replace(self._report, error=WorkerError("a scorer that answers", came, mend))
         tries.unlink(missing_ok=True)
         return replace(self._report, done=done, began=began, ended=time.time())
 
@@ -272,13 +275,19 @@ def score_folder(
     rows = sum(count for _, count in files)
     if block is None:
         block = min(WINDOW, max(SMALLEST_BLOCK, -(-rows // (_PARTS_AN_ACTOR * (actors or 2)))))
-    with _opened(out, overwrite) as earlier:
+    with _held(out), contextlib.ExitStack() as stack:
+        earlier = None if overwrite else Manifest.read(out / RECORD)
         if earlier is not None:
             block = _same_work(out, earlier, identity)
         parts = plan(files, block=block)
-        standing = [part for part in parts if (out / part.name).exists()]
+        standing = [] if overwrite else [part for part in parts if (out / part.name).exists()]
         missing = sorted(set(parts) - set(standing), key=lambda part: part.number)
         facts = Facts(precision=dict(earlier.document.get("precision") or {}) if earlier else {})
+        if missing:
+            stack.enter_context(_connected(address))
+            facts.pool = _pool(running, actors, len(missing))
+        # Only from here on, where nothing is refused any more, is what an earlier call left touched.
+        _clear(out, overwrite)
         record = Manifest.open(
             out / RECORD,
             verb="score",
@@ -293,14 +302,12 @@ def score_folder(
             job = Job(model, known, running, str(out.resolve()), kind, block, skip_bad)
             before = added([read_counts(out / part.name) for part in standing])
             num_done = before.num_rows
-            if missing:
-                with _connected(address):
-                    for report in _reports(job, missing, actors, facts):
-                        if not facts.done:
-                            record.note(precision=dict(report.precision or {}))
-                        num_done += facts.add(report)
-                        if on_part is not None:
-                            on_part(num_done)
+            for report in _reports(job, missing, facts):
+                if not facts.done:
+                    record.note(precision=dict(report.precision or {}))
+                num_done += facts.add(report)
+                if on_part is not None:
+                    on_part(num_done)
             total = added([read_counts(out / part.name) for part in parts])
             if not total.num_rows:
                 io.read(data, skip_bad=skip_bad)  # says why there is nothing
@@ -365,23 +372,35 @@ class Facts:
         }
 
 
-def _reports(job: Job, parts: Sequence[Part], actors: int | None, facts: Facts) -> Iterator[Report]:
-    """Have the parts scored; what is said of each, in the order in which they are done.
+def _pool(running: Running, actors: int | None, parts: int) -> Pool:
+    """The actors for so many parts on the Ray that this process is connected to.
+
+    Raises:
+        SettingsError: if they do not fit.
+    """
+    import ray
+
+    machines = [
+        (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]
+    ]
+    pool = share_out(machines, actors=actors, threads=running.threads, device=running.settings.device)
+    return replace(pool, actors=min(pool.actors, parts))
+
+
+def _reports(job: Job, parts: Sequence[Part], facts: Facts) -> Iterator[Report]:
+    """Have the parts scored by the pool of `facts`; what is said of each, in the order in which they are done.
 
     Raises:
         RewardsmithError: the first that an actor answers with.
         WorkerError: if actors cannot be kept alive.
     """
+    pool = facts.pool
+    if pool is None:
+        return
     import ray
     import ray.data
 
-    machines = [
-        (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]
-    ]
-    settings = job.running.settings
-    pool = share_out(machines, actors=actors, threads=job.running.threads, device=settings.device)
-    pool = replace(pool, actors=min(pool.actors, len(parts)))
-    facts.pool, facts.asked_at = pool, time.time()
+    facts.asked_at = time.time()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a part of a large model may take longer than any limit
@@ -486,7 +505,8 @@ def check_folder(out: Path, data: str, *, overwrite: bool) -> None:
         DataError: if there are no data.
     """
     refuse_among(out, data)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    refuse_among(out / "part-00000.parquet", data)  # a pattern may name the parts and not their folder
+    if not out.exists() or (out.is_dir() and all(one.name == ".lock" for one in out.iterdir())):
         return
     record = Manifest.read(out / RECORD)
     if record is None or record.document.get("verb") != "score":
@@ -498,8 +518,8 @@ def check_folder(out: Path, data: str, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _opened(out: Path, overwrite: bool) -> Iterator[Manifest | None]:
-    """The folder, held, and the record that an earlier call left in it."""
+def _held(out: Path) -> Iterator[None]:
+    """The folder, made and held."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -507,11 +527,17 @@ def _opened(out: Path, overwrite: bool) -> Iterator[Manifest | None]:
             f"to make the folder {out.name}", str(error), "Choose a folder that can be written."
         ) from error
     with folder_lock(out):
-        if overwrite:
-            for one in [*out.glob("part-*.parquet"), out / RECORD]:
-                one.unlink(missing_ok=True)
-        _sweep(out)
-        yield Manifest.read(out / RECORD)
+        yield
+
+
+def _clear(out: Path, overwrite: bool) -> None:
+    """Remove what killed workers left, and everything where it is to be overwritten; never are parts missing beside a record that says "finished"."""
+    if overwrite:
+        if (old := Manifest.read(out / RECORD)) is not None:
+            old.note(outcome="running")
+        for one in [*out.glob("part-*.parquet"), out / RECORD]:
+            one.unlink(missing_ok=True)
+    _sweep(out)
 
 
 def _sweep(out: Path) -> None:
@@ -550,9 +576,14 @@ def _first_kind(data: str, skip_bad: bool) -> str:
 def _model_identity(model: str, running: Running) -> dict[str, str]:
     if is_url(model) or is_function(model):
         return dict(load_source(model, running.settings, threads=None, seed=running.seed).files)
-    from rewardsmith.model import exported
+    from rewardsmith.model import artefact, exported
+    from rewardsmith.model.network import source_folder
 
-    return exported.identity(model)
+    known = exported.identity(model)
+    folder = Path(model) if exported.is_exported(model) else Path(source_folder(model))
+    if (folder / artefact.CONTRACT).is_file():  # else they are the hashes of the files themselves
+        artefact.check_files(folder, artefact.read_contract(folder), names=tuple(known))
+    return known
 
 
 def _absolute(place: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from rewardsmith.data import io
-from rewardsmith.data.sources import files_of, refuse_among, source_identity, source_name
+from rewardsmith.data.sources import files_of, left_aside, refuse_among, source_identity, source_name
 from rewardsmith.errors import DataError, OutputError, RowError
 
 ROWS = [
@@ -172,6 +172,33 @@ def test_the_identity_of_many_files_is_of_names_and_contents(tmp_path):
     assert source_identity(str(tmp_path)) != first
 
 
+def test_the_identity_of_a_saved_dataset_is_of_its_contents(tmp_path):
+    import datasets
+
+    for name, rows in (("a", ROWS), ("same", ROWS), ("other", ROWS[:1])):
+        datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / name))
+    for state in tmp_path.glob("*/state.json"):
+        state.write_text("{}")  # datasets writes a fingerprint of its own
+    a, same, other = (source_identity(str(tmp_path / name)) for name in ("a", "same", "other"))
+    assert a == same != other and str(tmp_path) not in a
+    assert left_aside(str(tmp_path / "a")) == []
+
+
+def test_a_shard_that_is_no_file_is_refused(tmp_path):
+    shard(tmp_path / "a.jsonl", ROWS)
+    lost = tmp_path / "b.jsonl"
+    sources = (str(tmp_path), f"{tmp_path}/*.jsonl")
+    for make, remove in ((lambda: lost.symlink_to("nowhere"), lost.unlink), (lost.mkdir, lost.rmdir)):
+        make()
+        for source in sources:
+            with pytest.raises(DataError, match="b.jsonl"):
+                files_of(source)
+        remove()
+    lost.mkdir()
+    shard(lost / "c.jsonl", ROWS)
+    assert [source_name(one) for one in files_of(f"{tmp_path}/**/*.jsonl")] == ["a.jsonl", "c.jsonl"]
+
+
 def test_an_output_that_would_become_data_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     shard(tmp_path / "data" / "a.jsonl", ROWS)
@@ -186,6 +213,10 @@ def test_an_output_that_would_become_data_is_refused(tmp_path):
         with pytest.raises(OutputError):
             refuse_among(tmp_path / out, data)
     refuse_among(tmp_path / "data" / "b.txt", f"{source}/*.jsonl")
+    refuse_among(tmp_path / "data" / "more" / "b.jsonl", f"{source}/*.jsonl")  # "*" stays within one folder
+    for out in ("b.jsonl", "more/b.jsonl"):
+        with pytest.raises(OutputError):
+            refuse_among(tmp_path / "data" / out, f"{source}/**/*.jsonl")
     refuse_among(tmp_path / "scores", source)
 
 

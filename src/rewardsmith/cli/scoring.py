@@ -65,6 +65,7 @@ def score(
     from rewardsmith.streaming import per_second, score_file
 
     refuse_among(out, data)
+    _say_left_aside(data)
     seconds: dict[str, float] = {}
     with timed(seconds, "starting"):
         source = load_source(model, device, precision, threads, seed)
@@ -105,6 +106,7 @@ def _score_on_ray(
 ) -> None:
     from rewardsmith.bulk import score_folder
 
+    _say_left_aside(data)
     with stderr_console().status("starting") as status:
         document = score_folder(
             model,
@@ -126,6 +128,14 @@ def _score_on_ray(
     restarts = f"; started again: {document['restarts']}" if document["restarts"] else ""
     line = f"{document['num_rows']:,} rows{resumed} -> {out}; truncated answers: {cut}{skipped}{by}{restarts}"
     finish(document, as_json, line)
+
+
+def _say_left_aside(data: str) -> None:
+    from rewardsmith.data.sources import left_aside, source_name
+
+    if aside := left_aside(data):
+        line = f"{source_name(data)}: not read, for they are no shards: {', '.join(aside)}"
+        stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

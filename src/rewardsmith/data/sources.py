@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import json
+from collections.abc import Iterable
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rewardsmith.errors import DataError, OutputError
 from rewardsmith.storage import file_sha256, refuse_inside, text_sha256
@@ -53,17 +54,21 @@ def files_of(source: str) -> list[str]:
     Of a folder those that lie directly in it with the ending of a data file; names that begin with "." or "_" are left out, as by other readers of such folders.
 
     Raises:
-        DataError: if there are none, or a folder holds several kinds, which may be the same data twice.
+        DataError: if there are none, if one is no file (a dangling link, a folder of that name), or a folder holds several kinds, which may be the same data twice.
     """
     path = Path(source)
     if is_glob(source):
-        found = sorted(one for one in glob.glob(source, recursive=True) if Path(one).is_file())
+        matched = [Path(one) for one in glob.glob(source, recursive=True)]
+        # "**" finds the files inside such a folder by themselves.
+        _refuse_lost(one for one in matched if not ("**" in source and one.is_dir()))
+        found = sorted(str(one) for one in matched if one.is_file())
         if not found:
             raise DataError(f"files that match {source_name(source)!r}", "none", "Check the pattern and its folder.")
         return found
     if not path.is_dir() or is_saved_dataset(source):
         return [source]
-    inside = [one for one in path.iterdir() if one.is_file() and not one.name.startswith((".", "_"))]
+    inside = [one for one in path.iterdir() if not one.name.startswith((".", "_"))]
+    _refuse_lost(inside)
     by_kind = {kind: [one for one in inside if one.name.endswith(ends)] for kind, ends in _KINDS.items()}
     kinds = [kind for kind, files in by_kind.items() if files]
     if not kinds:
@@ -79,6 +84,17 @@ def files_of(source: str) -> list[str]:
     return sorted(str(one) for one in by_kind[kinds[0]])
 
 
+def _refuse_lost(places: Iterable[Path]) -> None:
+    ends = tuple(end for ends in _KINDS.values() for end in ends)
+    lost = sorted(one.name for one in places if one.name.endswith(ends) and not one.is_file())
+    if lost:
+        raise DataError(
+            "files under the names of data files",
+            f"{', '.join(lost)}: a dangling link, or no file",
+            "Restore, rename or remove each.",
+        )
+
+
 def left_aside(source: str) -> list[str]:
     """Names of the other files in a folder of `files_of`.
 
@@ -86,7 +102,7 @@ def left_aside(source: str) -> list[str]:
         DataError: if there are no shards.
     """
     path = Path(source)
-    if not path.is_dir():
+    if not path.is_dir() or is_saved_dataset(source):
         return []
     taken = set(files_of(source))
     return sorted(one.name for one in path.iterdir() if one.is_file() and str(one) not in taken)
@@ -102,19 +118,23 @@ def refuse_among(out: Path, source: str) -> None:
     files = files_of(source)
     refuse_inside(out, source, *files)
     place = out.absolute()
-    named = (
-        fnmatch(str(place), str(Path(source).absolute()))
-        if is_glob(source)
-        else place.parent.resolve() == Path(source).resolve()
-    )
+    named = _matches(place, source) if is_glob(source) else place.parent.resolve() == Path(source).resolve()
     if files != [source] and named:
         raise OutputError(
             "an output that is not one of the data files later", f"{out} for {source}", "Choose another --out."
         )
 
 
+def _matches(place: Path, pattern: str) -> bool:
+    """Whether a pattern names a place; with "**" sometimes one more than `glob` would find."""
+    whole = str(Path(pattern).absolute())
+    if "**" in pattern:
+        return fnmatch(str(place), whole) or fnmatch(str(place), whole.replace("**/", ""))
+    return PurePath(place).match(whole)
+
+
 def source_identity(source: str) -> str:
-    """What tells two contents of a source apart: a file's SHA-256, one over names and contents of many files, anything else its name.
+    """What tells two contents of a source apart: a file's SHA-256, one over names and contents of many files or a saved dataset, else the name.
 
     Raises:
         DataError: if a file cannot be read.
@@ -123,9 +143,12 @@ def source_identity(source: str) -> str:
     if files != [source]:
         return text_sha256(json.dumps([[Path(file).name, source_identity(file)] for file in files]))
     path = Path(source)
-    if not path.is_file():
+    if not path.is_dir() and not path.is_file():
         return source
     try:
+        if path.is_dir():
+            inside = [one for one in sorted(path.rglob("*")) if one.is_file()]
+            return text_sha256(json.dumps([[str(one.relative_to(path)), file_sha256(one)] for one in inside]))
         return file_sha256(path)
     except OSError as error:
         raise unreadable(path, error) from error
