@@ -479,7 +479,7 @@ def test_what_was_read_for_a_measurement_is_held_against_the_mark_too(hub, tiny,
 
 
 def test_an_error_of_a_worker_that_reads_arrives_as_what_it_was(tiny, sharded, tmp_path):
-    """torch would make a RuntimeError of it."""
+    """Torch would make a RuntimeError of it."""
     from rewardsmith.model.trainer import PreferenceTrainer
 
     found = windows_of(tiny("bert"), sharded, tmp_path / "run", size=16)
