@@ -157,6 +157,8 @@ def test_a_folder_or_glob_is_read_as_one_source(tmp_path):
         # In the order of the names; rows without an id are numbered through.
         assert [row.chosen for row in found] == [row["chosen"] for row in [*rows[1:], rows[0]]]
         assert [row.id for row in found] == [str(i) for i in range(1, len(rows) + 1)]
+    said = io.read(str(apart)).describe(str(apart))
+    assert said.startswith("apart: format") and said.endswith("; other files, not read: _hidden.jsonl, about.json")
     with pytest.raises(DataError, match="none"):
         files_of(f"{tmp_path}/*.csv")
     with pytest.raises(DataError, match="none"):

@@ -134,7 +134,7 @@ def _say_left_aside(data: str) -> None:
     from rewardsmith.data.sources import left_aside, source_name
 
     if aside := left_aside(data):
-        line = f"{source_name(data)}: not read, for they are no shards: {', '.join(aside)}"
+        line = f"{source_name(data)}: other files, not read: {', '.join(aside)}"
         stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -279,7 +279,7 @@ def _read(folder: Path, shards: Sequence[Shard], settings: TrainSettings, evalua
         "shards": len(shards),
         "rows": reading.num_rows,
         "formats": dict(reading.formats),
-        "read_as": reading.describe(name),
+        "read_as": reading.describe(settings.data),
         "without": reading.without,
         kind.data: dropped.total,
         "equal_ratings": equal,

@@ -13,7 +13,7 @@ from rewardsmith.data.faults import EMPTY, Dropped, drop_faults
 from rewardsmith.data.prompt_swap import ExtraKind, swapped_pairs
 from rewardsmith.data.row_hashes import RowHashes, StoredHashes
 from rewardsmith.data.schema import Preference
-from rewardsmith.data.sources import is_hub_name, left_aside, source_name
+from rewardsmith.data.sources import is_hub_name, source_name
 from rewardsmith.data.split import apart, split_by_prompt
 from rewardsmith.errors import DataError
 from rewardsmith.model.first_pass import Contents, contents_of, nothing_told
@@ -107,8 +107,6 @@ def _read_streamed(
                 "Raise dev_share, give --dev-data, or set dev_share = 0.",
             )
     dev, evaluated, notes = _judging(settings, dev, evaluated, seen, facts)
-    if aside := left_aside(settings.data):
-        notes.append(f"{source_name(settings.data)}: not read, for they are no shards: {', '.join(aside)}")
     return TrainingData([], dev, evaluated, dropped, facts, notes, rows, stream)
 
 
