@@ -314,7 +314,8 @@ def test_files_of_a_folder_that_are_not_scored_are_named(cli, scorer, tmp_path):
     data = shards(tmp_path / "data", 3)
     (data / "README.md").touch()
     for out, more in (("scores.jsonl", ()), ("data", ("--ray", "local"))):  # the latter is refused before Ray starts
-        assert "no shards: README.md" in cli("score", scorer, data, "--out", tmp_path / out, *more)[2]
+        said = cli("score", scorer, data, "--out", tmp_path / out, *more)[2]
+        assert "data: other files, not read: README.md" in said
 
 
 @pytest.mark.parametrize(
