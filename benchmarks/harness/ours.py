@@ -18,8 +18,10 @@ from harness.training import Use, clock, peak_bytes
 from rewardsmith.config import ScoringSettings, TrainSettings
 from rewardsmith.data import io
 from rewardsmith.data.schema import Group, Preference
+from rewardsmith.model import steps
 from rewardsmith.model import training as product
 from rewardsmith.model.precision import choose_device, prepare_process
+from rewardsmith.model.preparation import prepare
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.training_data import read_data
 
@@ -102,7 +104,7 @@ class _Run:
 
     def _prepare(self) -> Any:
         device = choose_device(self.settings.device)
-        return product._prepare(
+        return prepare(
             self.settings, self.data, self.settings.model, device, self.notes.append, {}, overwrite=True, day=None
         )
 
@@ -136,7 +138,7 @@ class _Run:
             raise _Done(use(trainer, begun))
 
         try:
-            with mock.patch.object(product, "_train", instead):
+            with mock.patch.object(steps, "_train", instead):
                 product._fit(settings, self.data, self.prepared, out, None, None, console, self.notes.append, {})  # type: ignore[arg-type]
         except _Done as done:
             return done.result

@@ -22,6 +22,7 @@ from rewardsmith.model import processes
 from rewardsmith.model.batching import collate
 from rewardsmith.model.batching_choice import PADDED
 from rewardsmith.model.checkpoints import complete_checkpoints
+from rewardsmith.model.dev_part import dev_numbers
 from rewardsmith.model.examples import ExampleCollator, example_table
 from rewardsmith.model.losses import LOSSES
 from rewardsmith.model.network import build_network, load_tokenizer
@@ -32,7 +33,6 @@ from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.model.scoring import head_outputs
 from rewardsmith.model.trainer import PreferenceTrainer, ShareCollator, route
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table
-from rewardsmith.model.training import dev_numbers
 from tests.processes import KEPT, Doubled, free_port, is_killed, recipe, together, trains
 
 TEXTS = [(f"How do I mend item {i}?", answer) for i in range(4) for answer in ("Use glue.", "No.")]

@@ -291,7 +291,7 @@ def test_labels_that_the_texts_give_away_are_said(tiny, write_rows, tmp_path, mo
     texts = [" ".join(draw.choice(words, size=6)) for _ in range(240)]
     rows = [{"prompt": f"q{i}", "chosen": texts[i], "rejected": texts[i + 120]} for i in range(120)]
     assert "give the labels away" not in said(tiny, write_rows(rows), tmp_path / "a", dev_share=0.5)
-    from rewardsmith.model import training as module
+    from rewardsmith.model import dev_part as module
 
     original = module.head_outputs
 

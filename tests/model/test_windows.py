@@ -452,10 +452,10 @@ def test_a_run_over_a_hub_stream_that_was_killed_after_its_last_step_is_finished
 
 def test_what_was_read_for_a_measurement_is_held_against_the_mark_too(hub, tiny, tmp_path, monkeypatch):
     """Shared beginnings are measured on the first window, before a run goes on from a step that lies in it."""
-    from rewardsmith.model import training
+    from rewardsmith.model import steps
     from rewardsmith.model.trainer import PreferenceTrainer
 
-    monkeypatch.setattr(training, "_MEASURED_STEPS", 1)
+    monkeypatch.setattr(steps, "_MEASURED_STEPS", 1)
     monkeypatch.setattr(hub_windows, "BLOCK_ROWS", 5)
     step = PreferenceTrainer.training_step
 

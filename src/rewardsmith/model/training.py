@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from rewardsmith import metrics
-from rewardsmith.config import DEFAULT_TEMPLATE, TrainSettings
+from rewardsmith.config import TrainSettings
 from rewardsmith.data import io, row_hashes
 from rewardsmith.data.examples import Example
-from rewardsmith.data.faults import COLLAPSED, OVER_LENGTH
 from rewardsmith.data.schema import prompt_key
 from rewardsmith.data.split import sample_by_prompt
 from rewardsmith.errors import DataError, SettingsError
@@ -33,68 +24,43 @@ from rewardsmith.manifest import FILE_NAME, Manifest, plain_command, timed
 from rewardsmith.model import artefact, processes, streamed
 from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
-from rewardsmith.model.batching import Batch
-from rewardsmith.model.batching_choice import BatchingChoice, choose_batching
 from rewardsmith.model.callbacks import (
     DEV_HISTORY,
-    AverageCallback,
     DevHistory,
     DevPoint,
-    GradientCallback,
-    ProgressCallback,
     SelectionCallback,
 )
 from rewardsmith.model.card import model_card
 from rewardsmith.model.checkpoints import step_of
-from rewardsmith.model.clock import pinned_date
-from rewardsmith.model.examples import ExampleCollator, ExampleTable, example_table
+from rewardsmith.model.dev_part import dev_numbers
+from rewardsmith.model.examples import ExampleTable, example_table
 from rewardsmith.model.feature_cache import FeatureReader
 from rewardsmith.model.frozen_features import HeadLearner, choose_learner
 from rewardsmith.model.head_fit import Learned, solve_on_features
 from rewardsmith.model.head_solver import check_head
 from rewardsmith.model.learner import Learner
-from rewardsmith.model.losses import LOSSES, Objective, PairObjective, SquaredError
+from rewardsmith.model.losses import LOSSES, PairObjective, SquaredError
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.model.network import (
-    Network,
-    build_network,
-    check_vocabulary,
-    load_tokenizer,
-    position_capacity,
-    quiet_loading,
-    read_config,
     source_folder,
 )
-from rewardsmith.model.optimiser import OBJECTIVE, Rates
-from rewardsmith.model.packing import PackedBatch
-from rewardsmith.model.padding import give_pad_token
-from rewardsmith.model.pooling import reads_left_to_right
-from rewardsmith.model.precision import Format, PrecisionChoice, choose_device, choose_precision, prepare_process
+from rewardsmith.model.optimiser import OBJECTIVE
+from rewardsmith.model.precision import choose_device, choose_precision, prepare_process
+from rewardsmith.model.preparation import Prepared, prepare
 from rewardsmith.model.provenance import base_files, device_facts, device_memory
-from rewardsmith.model.render import Renderer, RenderSpec, TokenTable, resolve_encoding, with_end_token
 from rewardsmith.model.run_folder import Say, check_out, differences, run_folder, run_identity
-from rewardsmith.model.saving import measure_saving
-from rewardsmith.model.scoring import batches, head_outputs
-from rewardsmith.model.sharding import Sharding, asked_by_launcher, check_sharding, shard
+from rewardsmith.model.sharding import asked_by_launcher, check_sharding, shard
+from rewardsmith.model.steps import take_steps
 from rewardsmith.model.token_cache import default_folder
-from rewardsmith.model.train_counts import TrainCounts, unlearnable
-from rewardsmith.model.trained_parts import choose_trained, prepare_head
-from rewardsmith.model.trainer import PreferenceTrainer, unroute
 from rewardsmith.model.trainer_arguments import build_arguments, check_trainer_table, with_twins
 from rewardsmith.model.training_data import TrainingData, is_made, read_data
-from rewardsmith.model.windows import SAMPLE, WindowCollator, WindowLearner, Windows
+from rewardsmith.model.windows import SAMPLE, WindowLearner, Windows
 from rewardsmith.stats import Estimate, Floats, cluster_codes
-from rewardsmith.storage import file_sha256, text_sha256, write_text
+from rewardsmith.storage import file_sha256, write_text
 
 # A new head that ranks the dev part this well before its first step has seen the labels.
 _LEAK_ACCURACY = 0.95
 _LEAK_PAIRS = 50
-# Shared beginnings that save less are not worth the copies of their keys.
-_LEAST_SAVING = 1.05
-# A run of fewer steps is over before it is worth while to measure what sharing saves it.
-_MEASURED_STEPS = 50
-# Examples of the dev part that a loss is shown at once.
-_DEV_PART = 256
 
 
 @dataclass
@@ -207,7 +173,7 @@ def training_run(
         say(note)
     out, source = Path(settings.out), source_folder(settings.model)
     device = choose_device(settings.device)
-    prepared = _prepare(settings, data, source, device, say, timings, overwrite=overwrite, day=day)
+    prepared = prepare(settings, data, source, device, say, timings, overwrite=overwrite, day=day)
     identity = run_identity(
         settings, {n: facts["sha256"] for n, facts in data.facts.items() if "sha256" in facts}, source
     )
@@ -267,208 +233,10 @@ def _known_hash(identity: Mapping[str, Any]) -> dict[str, str]:
     return {artefact.WEIGHTS: identity["model"]} if len(identity["model"]) == 64 else {}
 
 
-@dataclass
-class _Prepared:
-    """Model and ids, ready to train."""
-
-    network: Network
-    renderer: Renderer
-    precision: PrecisionChoice
-    device: torch.device
-    batching: BatchingChoice
-    table: ExampleTable | Windows
-    counts: TrainCounts
-    dev_table: ExampleTable | None
-    objective: Objective
-    offset: Tensor
-    facts: dict[str, Any]
-    kind: str
-
-
-def _prepare(
-    settings: TrainSettings,
-    data: TrainingData,
-    source: str,
-    device: torch.device,
-    say: Say,
-    timings: dict[str, float],
-    *,
-    overwrite: bool,
-    day: str | None,
-) -> _Prepared:
-    config = read_config(source)
-    precision = choose_precision(settings.precision, device, str(config.get("model_type")))
-    tokenizer = load_tokenizer(source)
-    spec, notes = _render_spec(settings, source, tokenizer, config, overwrite=overwrite, day=day)
-    with timed(timings, "loading"):
-        network = build_network(source, pooling=settings.pooling, seed=settings.seed, dropout=settings.dropout)
-    capacity = position_capacity(network.model)
-    if capacity is not None and spec.max_length > capacity:
-        notes.append(f"max_length {spec.max_length} -> {capacity}: the model has no more positions")
-        spec = dataclasses.replace(spec, max_length=capacity)
-    if note := give_pad_token(network, tokenizer):
-        notes.append(note)
-    warning = check_vocabulary(network, tokenizer)
-    objective = LOSSES[settings.loss.name].build(settings.loss, data.train)
-    offset = prepare_head(network, objective, source=source)
-    notes += choose_trained(network, settings, pins_level=objective.pins_level)
-    renderer = Renderer(tokenizer, spec)
-    cache = default_folder() if settings.cache else None
-    choice = choose_batching(
-        network,
-        device,
-        wanted=settings.batching,
-        share=settings.share_prompts,
-        dropout=settings.dropout,
-        compiled=bool(settings.trainer.get("torch_compile")),
-    )
-    table: ExampleTable | Windows
-    with timed(timings, "tokenising"):
-        if data.stream is None:
-            table, cached = example_table(data.train, renderer, settings.loss, cache=cache)
-            table, data.train = _drop_unlearnable(table, data, spec, settings)
-            counts = TrainCounts()
-            counts.add(table, data.train, settings.loss, share=choice.share)
-            batching = _worth_sharing(choice, counts, settings)
-        else:
-            counts, measured = streamed.count(data, renderer, share=choice.share)
-            batching = _worth_sharing(choice, counts, settings)
-            table, cached = streamed.windows(data, measured, renderer, settings, batching), "off for a stream"
-    if spec.truncation == "error":  # a fault of the eval texts must not wait for the end of the run
-        renderer.encode([text for pair in data.eval for text in (pair.chosen_pair, pair.rejected_pair)])
-    with timed(timings, "tokenising"):
-        dev_table = example_table(data.dev, renderer, settings.loss, cache=cache)[0] if data.dev else None
-    if offset.any():
-        for one in (table, dev_table):
-            if isinstance(one, ExampleTable):
-                one.labels["rating"] = one.labels["rating"] - offset.numpy()
-        notes.append(
-            f"taken off the ratings, because the head keeps its level: {', '.join(f'{x:.4g}' for x in offset.tolist())}"
-        )
-    used, unread = dict(counts.used), dict(counts.unread)
-    kind = LOSSES[settings.loss.name].data
-    for text in (
-        *notes,
-        f"head: {network.head}; pooling: {network.pooling} ({network.reason})",
-        *([f"also new: {', '.join(network.new_modules)}"] if network.new_modules else []),
-        f"precision: {precision.name} ({precision.reason})",
-        f"batches: {batching.name} ({batching.reason})",
-        f"loss: {settings.loss.name}; label columns in use: {_columns(used)}",
-        *([f"warning: label columns that this loss does not read: {_columns(unread)}"] if unread else []),
-        *(
-            [f"{kind}: made of answers to other prompts: {data.facts['prompt_swap']}"]
-            if "prompt_swap" in data.facts
-            else []
-        ),
-        f"{kind}: {counts.examples:,} to train, {len(data.dev):,} dev; {len(data.eval):,} eval pairs; token cache: {cached}",
-        *([streamed.describe(data, settings)] if data.stream is not None else []),
-        *([f"dropped from training: {data.dropped.describe()}"] if data.dropped.counts else []),
-        f"cut to {spec.max_length} tokens ({spec.truncation}): {counts.examples_cut / max(1, counts.examples):.1%} of the {kind}",
-        *([f"warning: {warning}"] if warning else []),
-    ):
-        say(text)
-    if "margin" in used and not counts.margins:
-        say("warning: the column `margin` is 0 in every row")
-    facts = {
-        "model": {
-            "source": Path(settings.model).name,
-            "architecture": network.backbone_type,
-            "head": network.head,
-            "pooling": network.pooling,
-            "pooling_reason": network.reason,
-            "own_class": not network.native,
-            "trained_parameters": sum(p.numel() for p in network.model.parameters() if p.requires_grad),
-        },
-        "render": spec.as_dict(),
-        "template_sha256": text_sha256(str(tokenizer.chat_template) if spec.encoding == "chat" else spec.template),
-        "precision": {"name": precision.name, "reason": precision.reason},
-        "batching": {"name": batching.name, "reason": batching.reason},
-        "label_columns": used,
-        "label_columns_unread": unread,
-        "counts": {
-            f"dev_{kind}": len(data.dev),
-            "eval_pairs": len(data.eval),
-            **counts.facts(kind, share=batching.share),
-        },
-    }
-    return _Prepared(
-        network, renderer, precision, device, batching, table, counts, dev_table, objective, offset, facts, kind
-    )
-
-
-def _worth_sharing(choice: BatchingChoice, counts: TrainCounts, settings: TrainSettings) -> BatchingChoice:
-    """The choice, with sharing where that saves a part of the tokens worth the name, unless set."""
-    if not choice.share or not counts.shared_tokens:  # of a stream of the hub nobody knows yet
-        return choice
-    ceiling = counts.ceiling
-    saves = f"answers that begin alike save {1 - 1 / ceiling:.0%} of the tokens, a ceiling of {ceiling:.2f} on what that brings"
-    if settings.share_prompts == "auto" and ceiling < _LEAST_SAVING:
-        return dataclasses.replace(choice, share=False, reason=f"{choice.reason}; {saves}: not worth it")
-    return dataclasses.replace(choice, reason=f"{choice.reason}; {saves}")
-
-
-def _render_spec(
-    settings: TrainSettings,
-    source: str,
-    tokenizer: Any,
-    config: Mapping[str, Any],
-    *,
-    overwrite: bool,
-    day: str | None,
-) -> tuple[RenderSpec, list[str]]:
-    """The spec of the settings; a reward model that goes on keeps the contract it was trained under."""
-    contract_file = Path(source) / artefact.CONTRACT
-    if contract_file.is_file():
-        spec = artefact.read_contract(Path(source)).render
-        return spec, ["template, encoding, max_length and truncation are those of the reward model that goes on"]
-    encoding, reason = resolve_encoding(settings.encoding, tokenizer)
-    notes = [f"encoding: {encoding} ({reason})"]
-    template, pinned = settings.template, None
-    if encoding == "text" and template == DEFAULT_TEMPLATE and reads_left_to_right(str(config.get("model_type"))):
-        template = with_end_token(template, tokenizer)
-    if template != settings.template:
-        notes.append(f"end token: every text ends with {tokenizer.eos_token!r}, where the score is read")
-    if encoding == "chat":
-        # A run that goes on reads the day of its first start, not today.
-        earlier = None if overwrite else Manifest.read(Path(settings.out) / FILE_NAME)
-        render = {} if earlier is None else earlier.document.get("render", {})
-        first = day or render.get("date")
-        pinned = pinned_date(tokenizer, date.fromisoformat(first) if first else date.today())
-    if pinned is not None:
-        notes.append(f"date: the chat template writes today's date; it is pinned to {pinned} for this model")
-    return RenderSpec(encoding, template, settings.max_length, settings.truncation, date=pinned), notes
-
-
-def _columns(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items()) or "none"
-
-
-def _drop_unlearnable(
-    table: ExampleTable, data: TrainingData, spec: RenderSpec, settings: TrainSettings
-) -> tuple[ExampleTable, list[Example]]:
-    """Without the examples that the length policy made unlearnable; they join the count of what was dropped."""
-    collapsed, over = unlearnable(table, drop_long=spec.truncation == "drop")
-    made = np.array([is_made(example) for example in data.train], dtype=bool)
-    for reason, mask in ((COLLAPSED, collapsed), (OVER_LENGTH, over)):
-        data.dropped.add(reason, [table.ids[i] for i in np.flatnonzero(mask & ~made)])
-    data.dropped.check(settings.max_dropped_share)
-    gone = collapsed | over
-    if made.any():
-        data.facts["prompt_swap"]["dropped"] = int((gone & made).sum())
-    if not gone.any():
-        return table, data.train
-    keep = np.flatnonzero(~gone)
-    if not len(keep):
-        raise DataError(
-            "at least one example to train on", f"none left ({data.dropped.describe()})", "Raise max_length."
-        )
-    return table.take(keep), [data.train[i] for i in keep]
-
-
 def _fit(
     settings: TrainSettings,
     data: TrainingData,
-    prepared: _Prepared,
+    prepared: Prepared,
     out: Path,
     manifest: Manifest | None,
     resume_from: Path | None,
@@ -532,7 +300,7 @@ def _fit(
             assert isinstance(learner, HeadLearner) and isinstance(prepared.objective, PairObjective)
             learned = solve_on_features(learner, prepared.objective, data.train, data.dev, settings, selection, say=say)
         else:
-            learned = _take_steps(
+            learned = take_steps(
                 settings, prepared, learner, checkpoints, average, selection, resume_from, console, say, sharding
             )
     if sharding is not None:
@@ -606,7 +374,7 @@ def _fit(
     )
 
 
-def _close_stream(data: TrainingData, prepared: _Prepared, manifest: Manifest, say: Say) -> None:
+def _close_stream(data: TrainingData, prepared: Prepared, manifest: Manifest, say: Say) -> None:
     """What a stream of the hub turned out to be joins the record."""
     assert isinstance(prepared.table, Windows)
     found = streamed.close(data, prepared.table)
@@ -629,7 +397,7 @@ def _training_sample(data: TrainingData) -> list[Example]:
     return sample_by_prompt(people, min(SAMPLE, len(people)), seed=0)
 
 
-def _tokens_per_second(learner: Learner, learned: Learned, prepared: _Prepared) -> float | None:
+def _tokens_per_second(learner: Learner, learned: Learned, prepared: Prepared) -> float | None:
     """Tokens that the network read a second, by the mean of an example; None where a head was trained on features that were read before."""
     if isinstance(learner, HeadLearner):
         return None
@@ -637,142 +405,7 @@ def _tokens_per_second(learner: Learner, learned: Learned, prepared: _Prepared) 
     return round(learned.pairs_per_second * counts.tokens_read(share=learner.batching.share) / counts.examples, 1)
 
 
-def _take_steps(
-    settings: TrainSettings,
-    prepared: _Prepared,
-    learner: Learner,
-    checkpoints: Path,
-    average: WeightAverage | None,
-    selection: SelectionCallback | None,
-    resume_from: Path | None,
-    console: Console,
-    say: Say,
-    sharding: Sharding | None,
-) -> Learned:
-    """Train with the Trainer, and leave the weights of the kept checkpoint in the network."""
-    arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
-    collator: ExampleCollator | WindowCollator = learner.collator(settings.batch_tokens)
-    facts: dict[str, Any] = {}
-    long_enough = len(learner.table) * settings.epochs >= _MEASURED_STEPS * settings.batch_size
-    if sharding is None and learner.batching.share and long_enough:
-        shown = collator if isinstance(collator, ExampleCollator) else collator.first()
-        saving = measure_saving(learner.network, shown, precision=prepared.precision.name, device=prepared.device)
-        say(saving.describe())
-        facts["sharing"] = vars(saving)
-    progress = ProgressCallback(console, settings.batch_size)
-    callbacks: list[Any] = [progress]
-    if average is not None:
-        callbacks.append(AverageCallback(average))
-    if selection is not None:
-        callbacks.append(selection)
-    trainer = PreferenceTrainer(
-        learner.network,
-        learner.table,
-        prepared.objective,
-        arguments,
-        collator=collator,
-        dtype=prepared.precision.name,
-        average=average,
-        rates=Rates(arguments.learning_rate, arguments.weight_decay, settings.head_learning_rate, settings.layer_decay),
-        callbacks=callbacks,
-        sharding=sharding,
-    )
-    trainer.add_callback(GradientCallback(trainer.gradient_guard, trainer.stuck_guard))
-    for noisy in (PrinterCallback, TqdmCallback):
-        trainer.remove_callback(noisy)
-    try:
-        with quiet_loading():
-            trained_for = _train(trainer, selection, resume_from)
-    finally:
-        progress.stop()
-        # accelerate leaves its autocast around the model's forward: a score taken through it would be bf16 and say float32.
-        trainer.accelerator.unwrap_model(learner.network.model, keep_fp32_wrapper=False)
-        unroute(learner.network)
-    seconds = float(trained_for.get("train_runtime", 0.0))
-    return Learned(
-        history=trainer.state.log_history,
-        kept_step=_load_kept(trainer, selection, checkpoints, say),
-        steps=trainer.state.global_step,
-        seconds=seconds,
-        pairs_per_second=_examples_taken(trainer, resume_from) / seconds if seconds else 0.0,
-        stopped_early=trainer.state.global_step < trainer.state.max_steps,
-        facts=facts,
-    )
-
-
-def _examples_taken(trainer: PreferenceTrainer, resume_from: Path | None) -> float:
-    """Examples of the steps since this start. The Trainer's own speed counts all epochs, also those of an earlier start or after an early stop."""
-    state = trainer.state
-    since = (state.global_step - step_of(resume_from)) / max(1, state.global_step)
-    return since * float(state.epoch or 0.0) * len(trainer.train_dataset)
-
-
-def _train(trainer: PreferenceTrainer, selection: SelectionCallback | None, resume_from: Path | None) -> dict[str, Any]:
-    """Train to the end, from a checkpoint where there is one, unless the run had stopped there; returns the Trainer's own measures."""
-    if resume_from is None:
-        return trainer.train().metrics
-    trainer._load_from_checkpoint(str(resume_from))
-    trainer.state = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
-    over = selection is not None and selection.is_over(trainer.state)
-    # After its last step the Trainer would take another one where that is not the end of an epoch.
-    if over or trainer.state.global_step >= trainer.state.max_steps:
-        return {}
-    return trainer.train(resume_from_checkpoint=str(resume_from)).metrics
-
-
-def dev_numbers(
-    network: Network,
-    table: ExampleTable,
-    objective: Objective,
-    *,
-    pad_id: int,
-    with_types: bool,
-    device: torch.device,
-    precision: Format,
-    batching: BatchingChoice | None = None,
-    sharding: Sharding | None = None,
-) -> tuple[float, float]:
-    """(mean of the objective's dev losses, accuracy on the comparisons that the labels imply, ties one half) of a network as it is.
-
-    The accuracy is 0.5 where the labels compare nothing.
-    """
-    batching = batching or choose_batching(network, device)
-
-    def first_text() -> Batch | PackedBatch:
-        _, batch = next(
-            batches(table.tokens, np.array([0]), 1, batching, pad_id=pad_id, with_types=with_types),
-        )
-        return batch.to(device)
-
-    def read(tokens: TokenTable) -> NDArray[np.float32]:
-        with contextlib.nullcontext(network) if sharding is None else sharding.reader(first_text) as reading:
-            return head_outputs(
-                reading,
-                tokens,
-                pad_id=pad_id,
-                with_types=with_types,
-                device=device,
-                precision=precision,
-                batching=batching,
-            )
-
-    outputs = torch.from_numpy(
-        processes.read_in_shares(table.tokens, read, width=network.head_module.out_features),
-    )
-    with torch.inference_mode():
-        on_cpu = copy.deepcopy(objective).to("cpu")
-        scores = on_cpu.score(outputs).double().numpy()
-        # By parts, for a loss may compare every answer with every other of what it is given.
-        parts = [
-            on_cpu.dev_losses(outputs[table.starts[rows[0]] : table.starts[rows[-1] + 1]], table.labels_of(rows))
-            for rows in np.split(np.arange(len(table)), range(_DEV_PART, len(table), _DEV_PART))
-        ]
-        losses = torch.cat(parts)
-    margins = scores[table.better[:, 0]] - scores[table.better[:, 1]]
-    return float(losses.double().mean()), float(metrics.wins(margins).mean()) if len(margins) else 0.5
-
-
-def _take_out_objective(settings: TrainSettings, prepared: _Prepared) -> tuple[dict[str, Any], AttributeHeads | None]:
+def _take_out_objective(settings: TrainSettings, prepared: Prepared) -> tuple[dict[str, Any], AttributeHeads | None]:
     """Take what the loss learned out of the model again, and reduce several heads to the one score."""
     network, objective = prepared.network, prepared.objective
     delattr(network.model, OBJECTIVE)
@@ -801,21 +434,6 @@ def finish(trained: Trained, metrics_of_parts: dict[str, Any]) -> None:
     )
     write_text(trained.model_folder / "README.md", model_card(copy_in_model.document))
     trained.manifest.write()
-
-
-def _load_kept(trainer: PreferenceTrainer, selection: SelectionCallback | None, checkpoints: Path, say: Say) -> int:
-    """Put the weights of the best checkpoint into the model, or their average where one is kept; returns its step."""
-    last, best = trainer.state.global_step, None if selection is None else selection.history.best()
-    kept = last if best is None else best.step
-    if best is not None and kept != last:
-        with quiet_loading():  # of a frozen backbone the checkpoint holds nothing, which is no fault
-            trainer._load_from_checkpoint(str(checkpoints / f"checkpoint-{kept}"))
-        measure = selection.measure if selection is not None else ""
-        say(f"kept checkpoint: step {kept} (dev {measure} {best.log_loss:.4f}), not the last one ({last})")
-    if trainer.average is not None:
-        trainer.average.put()
-        say(f"saved is the moving average of the weights, over {trainer.average.steps} steps")
-    return kept
 
 
 def _sample_accuracy(sample: Sequence[Example], table: ExampleTable, scores: Floats) -> Estimate | None:
