@@ -129,3 +129,12 @@ def test_models_without_a_contract_are_told_apart(tiny, tmp_path):
             found.append(load_source(str(tmp_path / str(seed)), ScoringSettings(), threads=None, seed=0).files)
     assert found[0]["tokenizer.json"] == found[1]["tokenizer.json"]
     assert found[0]["model.safetensors"] != found[1]["model.safetensors"]
+
+
+def test_ctrl_c_says_where_the_same_command_goes_on(cli, tiny_rm, write_rows, tmp_path, monkeypatch):
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(streaming, "score_file", stops)
+    code, _, error = cli("score", tiny_rm("bert"), write_rows(ROWS), "--out", tmp_path / "scores.jsonl")
+    assert code == 130 and error.endswith("interrupted; the same command goes on after the rows that it wrote\n")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ from typing import IO, Any
 from rewardsmith.errors import OutputError
 
 _CHUNK = 1 << 20
+_ABANDONED_SECONDS = 24 * 3600
 # EFBIG is what a file-size limit (ulimit -f) raises: to the user it is the same fault as a full disk.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -48,6 +50,22 @@ def write_error(path: Path, error: OSError) -> OutputError:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one under which a file or folder is made here: whoever was to rename it was killed, or still writes."""
+    return path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the files of a shared folder that were to become others, if nobody wrote to them for a day.
+
+    Not by the process in the name: it may run on another machine.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):  # gone by now, or another user's
+            if is_leftover(path) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
 
 
 @contextlib.contextmanager

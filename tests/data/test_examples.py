@@ -216,6 +216,8 @@ def test_no_order_equal_ratings_and_one_answer_imply_no_pair(group):
         # One of three is another answer: there is something to compare.
         (ranked("a", "a", "b"), None),
         (ranked("a", " \n", "b"), "empty_answer"),
+        (ranked("a", "\u200b", "b"), "empty_answer"),
+        (Preference("p", "prompt", "\ufeff \u200d", "same"), "empty_answer"),
         (ranked("a b", "a  b\n"), "equal_answers"),
         # One rated answer alone is an example of ratings.
         (Group("s", "prompt", ("a",), "rated", (1.0,)), None),

@@ -134,6 +134,24 @@ def test_scripts_are_told_apart(text, expected):
     assert traits.script(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "blank"),
+    [
+        ("", True),
+        (" \n\t\u00a0", True),
+        ("\u200b\u200d\ufeff\u00ad\u2060", True),  # format characters of several kinds
+        ("\u3164\u2800", True),  # a letter and a sign by their category, which are drawn as nothing
+        ("\x00\x1b", True),
+        (".", False),
+        ("\u200bok", False),
+        ("\ufffd", False),
+        ("\ue000", False),  # private use: a font may show it
+    ],
+)
+def test_blank_is_what_shows_nothing(text, blank):
+    assert traits.is_blank(text) is blank
+
+
 @pytest.mark.parametrize(("text", "bare"), [("...", True), (":-(", True), ("42", False), ("👍", False), ("ok", False)])
 def test_bare_signs(text, bare):
     assert traits.is_bare_signs(text) is bare

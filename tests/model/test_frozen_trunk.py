@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -414,6 +415,12 @@ def test_the_disk_has_a_limit_that_earlier_files_count_for(toy_pairs, tmp_path, 
     choose_trained(reader.network, settings_of(freeze=1), pins_level=False)
     other, said = chosen(reader, toy_pairs, freeze=1, frozen_cache_gb=limit)
     assert other.network is reader.network
+    half_written = path.with_name(f".{path.name}.1.tmp")  # by somebody who may be at it still
+    half_written.write_bytes(bytes(size))
+    _, said_beside_it = chosen(reader, toy_pairs, freeze=1, frozen_cache_gb=limit)
+    assert "2 MB of earlier" in said_beside_it
+    os.utime(half_written, (0, 0))
+    assert chosen(reader, toy_pairs, freeze=1, frozen_cache_gb=limit)[1] == said and not half_written.exists()
     assert "1 MB of earlier runs in states/ of the cache folder, more than frozen_cache_gb" in said
     choose_trained(reader.network, settings_of(freeze=2), pins_level=False)
     _, said = chosen(reader, toy_pairs, frozen_cache_gb=limit)

@@ -46,7 +46,7 @@ def test_every_answer_gets_its_decision_with_reason_score_and_threshold(inside):
 
 
 def test_an_empty_answer_is_refused_though_the_model_has_a_score_for_it(inside):
-    found = ask(inside(served(Reader(lambda text: 99.0), guardrail=RULE)), " ").json()["results"][0]
+    found = ask(inside(served(Reader(lambda text: 99.0), guardrail=RULE)), " \u200b").json()["results"][0]
     assert (found["decision"], found["score"]) == ("refuse", None)
 
 

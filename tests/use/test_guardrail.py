@@ -84,7 +84,7 @@ def test_a_value_outside_of_its_interval_widens_it():
 def test_empty_answers_are_refused_unscored_and_cut_or_foreign_texts_abstained_from_whatever_their_score():
     scorer = Cutting()
     guardrail = guard(scorer=scorer, domain=OddPrompts())
-    found = guardrail.decide([("p", "9"), ("p", "9.000001"), ("odd", "9"), ("p", " \n"), ("odd", "0.0000")])
+    found = guardrail.decide([("p", "9"), ("p", "9.000001"), ("odd", "9"), ("p", " \n\u200b"), ("odd", "0.0000")])
     assert [one.cause for one in found] == [
         "above threshold", "truncated", "outside the domain", "empty", "truncated",
     ]  # fmt: skip

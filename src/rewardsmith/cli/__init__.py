@@ -17,6 +17,9 @@ from rewardsmith.cli.base import app
 from rewardsmith.errors import RewardsmithError
 
 _INTERRUPTED = 130
+_GOES_ON = dict.fromkeys(("train", "demo", "ppo"), "from the last good checkpoint") | {
+    "score": "after the rows that it wrote"
+}
 
 
 @contextlib.contextmanager
@@ -57,11 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(error.exit_code)
         raise
     if code == _INTERRUPTED:  # typer turns Ctrl-C into this code itself
-        resumes = words[:1] in (["train"], ["demo"], ["score"], ["ppo"])
-        print(
-            "interrupted" + ("; the same command goes on from the last good checkpoint" if resumes else ""),
-            file=sys.stderr,
-        )
+        goes_on = _GOES_ON.get(words[0] if words else "")
+        print("interrupted" + (f"; the same command goes on {goes_on}" if goes_on else ""), file=sys.stderr)
     return code
 
 

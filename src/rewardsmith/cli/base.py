@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from rewardsmith import launched
 from rewardsmith.config import Device, ScoringSettings, build
 from rewardsmith.errors import SettingsError
 
@@ -69,21 +69,16 @@ def root(
         raise typer.Exit
 
 
-def num_processes() -> int:
-    """How many processes `torchrun` or `accelerate launch` started; the same as `model.processes.count`, without torch."""
-    return int(os.environ.get("WORLD_SIZE") or "1")
-
-
 def refuse_several(verb: str) -> None:
     """Refuse to be one of several processes that would all do the same work in the same place.
 
     Raises:
         SettingsError: naming the verb and how many there are.
     """
-    if num_processes() > 1:
+    if launched.count() > 1:
         raise SettingsError(
             f"one process for {verb}",
-            f"{num_processes()} processes (WORLD_SIZE)",
+            f"{launched.count()} processes (WORLD_SIZE)",
             f"Start it without torchrun or accelerate launch; {' and '.join(_OF_SEVERAL)} are shared between processes.",
         )
 
@@ -131,7 +126,7 @@ def stderr_console() -> Console:
 
 def finish(document: Mapping[str, Any], as_json: bool, line: str) -> None:
     """The end of every verb: one JSON document on stdout, or one line for people."""
-    if num_processes() > 1 and int(os.environ.get("RANK") or "0"):  # of several processes the first one speaks
+    if not launched.is_first():
         return
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))

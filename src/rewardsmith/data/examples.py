@@ -14,6 +14,7 @@ from rewardsmith.data.faults import EMPTY, EQUAL, content_fault, folded
 from rewardsmith.data.pairing import equal_rating_pairs, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, Single, prompt_key
 from rewardsmith.data.sources import source_name
+from rewardsmith.data.traits import is_blank
 from rewardsmith.errors import DataError
 
 Example: TypeAlias = Preference | Group
@@ -107,10 +108,9 @@ def example_fault(example: Example) -> str | None:
     """The reason why an example cannot be learned from, or None; see `data.faults`."""
     if isinstance(example, Preference):
         return content_fault(example)
-    texts = [folded(answer) for answer in example.answers]
-    if not all(texts):
+    if any(is_blank(answer) for answer in example.answers):
         return EMPTY
-    if len(texts) > 1 and len(set(texts)) == 1:
+    if len(example.answers) > 1 and len({folded(answer) for answer in example.answers}) == 1:
         return EQUAL
     return None
 

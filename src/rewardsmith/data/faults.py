@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rewardsmith.data.schema import Group, Preference
+from rewardsmith.data.traits import is_blank
 from rewardsmith.errors import DataError
 
 EMPTY, EQUAL, MISMATCH, COLLAPSED, OVER_LENGTH = (
@@ -39,12 +40,11 @@ def folded(text: str) -> str:
 
 def content_fault(pair: Preference) -> str | None:
     """The reason why a pair cannot be learned from, or None."""
-    chosen, rejected = folded(pair.chosen), folded(pair.rejected)
-    if not chosen or not rejected:
+    if is_blank(pair.chosen) or is_blank(pair.rejected):
         return EMPTY
     if pair.rejected_prompt is not None:
         return MISMATCH
-    if chosen == rejected:
+    if folded(pair.chosen) == folded(pair.rejected):
         return EQUAL
     return None
 

@@ -154,7 +154,7 @@ class RowReader:
             "chosen",
             "`chosen` and `rejected` (or `ranked`, `answers` with `ratings`, `candidates`, or `answer`)",
             f"the keys {sorted(row)}",
-            "Rename the columns.",
+            "Rename the columns that hold the answers, or add them.",
         )
 
     def _pair(self, row: Mapping[str, Any], identity: str) -> Preference:

@@ -30,6 +30,8 @@ _REFUSAL_WORDS = ("can", "could", "won", "will", "not", "unable", "decline", "as
 _OPENING = 300
 # Controls other than tab, line feed and carriage return; overrides of writing direction; the byte order mark. Joiners stay: scripts and emoji need them.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+# Letters and a sign that are drawn as nothing: the Hangul fillers and the empty Braille pattern.
+_FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
 _TEMPLATE_TOKEN = re.compile(
     r"<\|[A-Za-z_]{2,30}\|>|</s>\s*$|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]|<</?SYS>>|\[SEP\]\s*$"
     r"|<｜[^｜<>]{1,40}｜>"
@@ -133,6 +135,15 @@ def has_template_token(text: str) -> bool:
 def has_role_marker(text: str) -> bool:
     """Whether an answer goes on with the marker of another turn, which a transcript cut in the wrong place leaves behind."""
     return _ROLE_MARKER.search(text) is not None or text.lstrip().startswith(_ROLE_AT_START)
+
+
+def is_blank(text: str) -> bool:
+    r"""Whether a text shows nothing: it is empty, or holds spaces, controls, joiners and fillers alone.
+
+    >>> is_blank(" \u200b\n"), is_blank(".")
+    (True, False)
+    """
+    return all(one.isspace() or unicodedata.category(one) in ("Cc", "Cf") or one in _FILLERS for one in text)
 
 
 def is_bare_signs(text: str) -> bool:

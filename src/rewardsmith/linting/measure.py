@@ -268,7 +268,7 @@ class _Chunk:
         turns = 1
         if isinstance(prompt, str):
             text, rules = self.damage(prompt)
-            empty, length = not text.strip(), len(text)
+            empty, length = traits.is_blank(text), len(text)
         else:
             turned = [(message["role"], *self.damage(message["content"])) for message in prompt]
             rules = 0
@@ -277,7 +277,7 @@ class _Chunk:
             if rules:
                 key = prompt_key([{"role": role, "content": content} for role, content, _ in turned])
             text, turns, length = key, len(turned), sum(len(content) for _, content, _ in turned)
-            empty = not turned[-1][1].strip()
+            empty = traits.is_blank(turned[-1][1])
             if _out_of_order([role for role, _, _ in turned]):
                 rules |= self.bits["role_order"]
         if empty:
@@ -296,7 +296,7 @@ class _Chunk:
     def _new_answer(self, answer: str) -> _Text:
         text, rules = self.damage(answer)
         words = folded_words(text)
-        if not words:
+        if traits.is_blank(text):
             rules |= self.bits["empty_answer"]
         elif traits.is_loop(words) or traits.is_bare_signs(text):
             rules |= self.bits["degenerate_answer"]

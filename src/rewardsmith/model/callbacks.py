@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rewardsmith.model import processes
+from rewardsmith import launched
 from rewardsmith.model.guards import GradientGuard, StuckGuard
 from rewardsmith.model.moving_average import WeightAverage
 from rewardsmith.storage import write_text
@@ -89,7 +89,7 @@ class DevHistory:
     def add(self, point: DevPoint) -> None:
         """Remember a point, on disk at once; one of the same step, of a start that was cut off, makes room for it."""
         self.points = [p for p in self.points if p.step != point.step] + [point]
-        if not processes.is_first():
+        if not launched.is_first():
             return
         write_text(self.path, "".join(json.dumps(vars(p)) + "\n" for p in self.points))
 

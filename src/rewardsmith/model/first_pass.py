@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from rewardsmith import launched
 from rewardsmith.config import TrainSettings
 from rewardsmith.data import io
 from rewardsmith.data.examples import Example, example_fault, told_examples
@@ -34,7 +35,6 @@ from rewardsmith.data.shards import Block, Place, Shard, blocks, shards_of
 from rewardsmith.data.sources import source_name
 from rewardsmith.errors import DataError, OutputError, RowError
 from rewardsmith.manifest import source_sha256
-from rewardsmith.model import processes
 from rewardsmith.model.checkpoints import fault, seal
 from rewardsmith.model.losses import LOSSES
 from rewardsmith.model.token_cache import default_folder
@@ -224,7 +224,7 @@ def made_once(
         if (wrong := fault(path)) is None:
             return read(path), path, True
         warnings.warn(f"cache of the first pass is {wrong}; it is made again", stacklevel=2)
-    if settings.cache and processes.is_first():
+    if settings.cache and launched.is_first():
         try:
             shutil.rmtree(path, ignore_errors=True)
             with atomic_folder(path) as made:

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rewardsmith import launched
 from rewardsmith.config import TrainSettings
-from rewardsmith.model import processes
 from rewardsmith.model.batching import Batch
 from rewardsmith.model.batching_choice import PACKED_FAMILIES
 from rewardsmith.model.examples import ExampleTable
@@ -27,6 +27,7 @@ from rewardsmith.model.render import TokenTable
 from rewardsmith.model.scoring import score_tokens
 from rewardsmith.model.trunk_states import FOLDER, Trunk, TrunkPlan, TrunkStates, plan_states
 from rewardsmith.scores import Scores
+from rewardsmith.storage import remove_abandoned
 
 # Families whose scores and gradients above known states a test compares with those of the whole network, in float64 (Gemma 2, whose attention is of float32, in float32).
 TRUNK_FAMILIES = PACKED_FAMILIES | {"deberta-v2", "gemma2"}
@@ -144,7 +145,7 @@ def obstacle(network: Network, stack: LayerStack, count: int, settings: TrainSet
         return "frozen_cache_gb = 0"
     if settings.trainer.get("torch_compile"):
         return "a compiled model cannot pass them over (torch_compile)"
-    if processes.count() > 1:
+    if launched.count() > 1:
         return "each of several processes would keep the states of all texts"
     if network.backbone_type not in TRUNK_FAMILIES:
         return f"passing them over is not proven for {network.backbone_type}"
@@ -162,6 +163,7 @@ def objection(plan: TrunkPlan, settings: TrainSettings, *, reads: float) -> str 
         return None
     if reads < LEAST_READS:
         return f"each text is read {reads:.3g} times, and writing its states pays from {LEAST_READS} on"
+    remove_abandoned(path.parent)
     limit, held = settings.frozen_cache_gb * 1e9, _held(path.parent)
     if plan.num_bytes + held > limit:
         there = f" beside {_size(held)} of earlier runs in {FOLDER}/ of the cache folder" if held else ""

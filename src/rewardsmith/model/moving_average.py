@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from rewardsmith.model import processes
+from rewardsmith import launched
 from rewardsmith.model.sharding import fill, whole
 
 FILE_NAME = "average.safetensors"
@@ -58,7 +58,7 @@ class WeightAverage:
     def save(self, folder: Path) -> None:
         """Have the first process write the average into a checkpoint; all of them must call it, for each may hold a part."""
         tensors = {name: whole(tensor).contiguous() for name, tensor in self.average.items()}
-        if processes.is_first():
+        if launched.is_first():
             save_file({**tensors, "steps": torch.tensor([self.steps])}, folder / FILE_NAME)
 
     def load(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who is who, what they tell each other, and what is said when one of them is lost.
+"""Several processes that train one model: how they meet, what they tell each other, and what is said when one of them is lost.
 
 `torchrun` and `accelerate launch` start the processes and tell each its place by the environment; alone, every function here does nothing.
 """
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from rewardsmith.errors import SettingsError, TrainingStopped
+from rewardsmith.launched import count, place
 from rewardsmith.model.render import TokenTable
 
 Shared = TypeVar("Shared")
@@ -33,21 +34,6 @@ _LOST = (
     "failed to recv",
     "store->get",
 )
-
-
-def count() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def place() -> int:
-    """This process's place among them, from 0."""
-    return int(os.environ.get("RANK") or 0) if count() > 1 else 0
-
-
-def is_first() -> bool:
-    """Whether this process writes, and talks to people."""
-    return place() == 0
 
 
 def join(device: torch.device, *, seconds: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from rewardsmith.model import processes
+from rewardsmith import launched
 from rewardsmith.storage import file_sha256
 
 # Beside the weights: all that decides ids, architecture and contract, as transformers and rewardsmith name them.
@@ -57,7 +57,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
         "type": device.type,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "processes": processes.count(),
+        "processes": launched.count(),
     }
     if device.type == "cuda":
         facts |= {

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardsmith.storage import atomic_file
+from rewardsmith.storage import atomic_file, remove_abandoned
 
 Kind = type[np.float32] | type[np.float64]
 # Bytes that are read at once to find out whether a file is whole.
@@ -32,6 +32,7 @@ def write_rows(path: Path, shape: tuple[int, int], kind: Kind, blocks: Iterator[
     Raises:
         OutputError: if the system refuses.
     """
+    remove_abandoned(path.parent)
     with atomic_file(path, "wb") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rewardsmith import launched
 from rewardsmith.config import TrainSettings
 from rewardsmith.errors import OutputError
 from rewardsmith.manifest import FILE_NAME, Manifest, without_paths
-from rewardsmith.model import processes
 from rewardsmith.model.artefact import WEIGHTS
 from rewardsmith.model.callbacks import DEV_HISTORY, DevHistory
 from rewardsmith.model.checkpoints import last_good, processes_of
 from rewardsmith.model.provenance import base_files
-from rewardsmith.storage import folder_lock
+from rewardsmith.storage import folder_lock, is_leftover
 
 # Settings that say where and how fast, not what.
 _NOT_IDENTITY = {"out", "device", "threads", "cache", "frozen_cache_gb", "model", "data", "dev_data", "eval_data"}
@@ -43,7 +43,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     """
     if out.is_file():
         raise OutputError("a folder for --out", f"the file {out.name}", "Choose another --out.")
-    if not out.is_dir() or all(path.name == ".lock" or _is_leftover(path) for path in out.iterdir()):
+    if not out.is_dir() or all(path.name == ".lock" or is_leftover(path) for path in out.iterdir()):
         return
     found = Manifest.read(out / FILE_NAME)
     if found is None:
@@ -86,7 +86,7 @@ def run_folder(out: Path, identity: dict[str, Any], *, overwrite: bool, say: Say
         raise OutputError(f"to create {out}", error.strerror or str(error), "Choose another --out.") from error
     with folder_lock(out):
         for path in [*out.glob(".*"), *out.glob("checkpoints/.*")]:
-            if _is_leftover(path):
+            if is_leftover(path):
                 _remove(path)
         found = None if fresh else Manifest.read(out / FILE_NAME)
         if found is not None and overwrite:
@@ -109,16 +109,11 @@ def run_folder(out: Path, identity: dict[str, Any], *, overwrite: bool, say: Say
         start = last_good(checkpoints, say, best_at=history.best_step)
         if start is not None:
             say(f"going on from {start.name}")
-            if (made_by := processes_of(start)) != processes.count():
+            if (made_by := processes_of(start)) != launched.count():
                 say(
-                    f"warning: {start.name} is of {made_by} processes and goes on with {processes.count()}: the order of the data stays, dropout differs"
+                    f"warning: {start.name} is of {made_by} processes and goes on with {launched.count()}: the order of the data stays, dropout differs"
                 )
         yield start
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a name is one under which `storage` makes a file or folder: a kill left it behind."""
-    return path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
 
 
 def _remove(path: Path) -> None:

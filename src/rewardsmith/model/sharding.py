@@ -28,6 +28,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from rewardsmith import launched
 from rewardsmith.config import TrainSettings
 from rewardsmith.errors import ModelError, SettingsError
 from rewardsmith.model import processes
@@ -51,7 +52,7 @@ def check_sharding(settings: TrainSettings) -> None:
     """
     if not settings.shard:
         return
-    if processes.count() == 1:
+    if launched.count() == 1:
         raise SettingsError(
             "several processes for shard = true",
             "one",
@@ -167,7 +168,7 @@ class Sharding:
     def dissolve(self, device: torch.device) -> None:
         """Give the network of the first process its whole model again, on a device; the others have theirs no more to use."""
         state = self.gather()
-        if processes.is_first():
+        if launched.is_first():
             self.shape.load_state_dict(state, assign=True)
             self.network.model = self.shape.to(device)
 
@@ -203,7 +204,7 @@ def shard(network: Network, device: torch.device, *, precision: Format) -> Shard
     }
     shape = copy.deepcopy(network.model, nothing)
     objective = getattr(network.model, OBJECTIVE, nn.Module()).to(device)
-    mesh = init_device_mesh(device.type, (processes.count(),))
+    mesh = init_device_mesh(device.type, (launched.count(),))
     kept = set(objective.parameters())
     # Under autocast alone a bf16 copy of every layer would be alive until the backward pass.
     layers = MixedPrecisionPolicy(

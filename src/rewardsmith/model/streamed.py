@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rewardsmith import launched
 from rewardsmith.config import TrainSettings
 from rewardsmith.data.sources import is_hub_name
 from rewardsmith.errors import SettingsError
-from rewardsmith.model import processes
 from rewardsmith.model.batching_choice import BatchingChoice
 from rewardsmith.model.first_pass import Contents
 from rewardsmith.model.hub_windows import HubStream, HubWindows
@@ -91,7 +91,7 @@ def windows(
     data: TrainingData, measured: Measured | None, renderer: Renderer, settings: TrainSettings, batching: BatchingChoice
 ) -> Windows:
     """The examples behind their slots."""
-    ranks = processes.count()
+    ranks = launched.count()
     parts = int(settings.trainer.get("gradient_accumulation_steps", 1)) * ranks
     data_seed = settings.trainer.get("data_seed")
     plan: dict[str, Any] = {

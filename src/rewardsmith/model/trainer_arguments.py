@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from rewardsmith import launched
 from rewardsmith.config import TrainSettings, build, near_miss
 from rewardsmith.errors import SettingsError
-from rewardsmith.model import processes
 from rewardsmith.model.precision import Format
 
 # Root key -> its name in TrainingArguments.
@@ -116,17 +116,17 @@ def build_arguments(
         SettingsError: if a value is refused, or batch_size cannot be divided over devices and accumulation steps.
     """
     accumulation = int(settings.trainer.get("gradient_accumulation_steps", 1))
-    visible = torch.cuda.device_count() if device.type == "cuda" and processes.count() == 1 else 1
+    visible = torch.cuda.device_count() if device.type == "cuda" and launched.count() == 1 else 1
     if visible > 1:
         raise SettingsError(
             "one process for each GPU",
             f"one process that sees {visible} GPUs",
             f"Start it with torchrun --nproc-per-node {visible} -m rewardsmith ..., or let it see one: CUDA_VISIBLE_DEVICES=0.",
         )
-    parts = accumulation * processes.count()
+    parts = accumulation * launched.count()
     if settings.batch_size % parts:
         raise SettingsError(
-            f"a batch_size that divides by {parts} ({accumulation} accumulation steps x {processes.count()} processes)",
+            f"a batch_size that divides by {parts} ({accumulation} accumulation steps x {launched.count()} processes)",
             f"batch_size = {settings.batch_size}",
             "Change batch_size or trainer.gradient_accumulation_steps.",
         )

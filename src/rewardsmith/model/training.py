@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from rewardsmith import metrics
+from rewardsmith import launched, metrics
 from rewardsmith.config import TrainSettings
 from rewardsmith.data import io, row_hashes
 from rewardsmith.data.examples import Example
@@ -117,7 +117,7 @@ def check_settings(settings: TrainSettings, *, overwrite: bool) -> list[str]:
         raise SettingsError("a dev part for patience", "dev_share = 0 and no dev_data", "Give one, or no patience.")
     if settings.dev_data and settings.dev_share != TrainSettings.model_fields["dev_share"].default:
         raise SettingsError("dev_data or dev_share", "both", "Remove one of them.")
-    if processes.is_first():
+    if launched.is_first():
         check_out(Path(settings.out), overwrite)
     return notes
 
@@ -158,7 +158,7 @@ def training_run(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    if not processes.is_first():
+    if not launched.is_first():
         console = Console(quiet=True)
     settings = asked_by_launcher(settings)
     processes.join(choose_device(settings.device), seconds=float(settings.trainer.get("ddp_timeout", 1800)))
@@ -181,7 +181,7 @@ def training_run(
         identity["shards"] = data.facts["data"]["cut_sha256"]
     with processes.losing_none():
         _check_same(identity | {"render": prepared.facts["render"]})
-    if not processes.is_first():
+    if not launched.is_first():
         with processes.losing_none():
             _fit(settings, data, prepared, out, None, processes.share(None), console, say, timings)
         yield None
@@ -223,7 +223,7 @@ def _check_same(identity: dict[str, Any]) -> None:
     if others := differences(processes.share(identity), identity):
         raise DataError(
             "the same settings, data and base model in every process",
-            f"others in process {processes.place()} ({', '.join(others)})",
+            f"others in process {launched.place()} ({', '.join(others)})",
             "Let all machines see the same files.",
         )
 
@@ -251,7 +251,7 @@ def _fit(
     sharding = None
     if settings.shard:
         sharding = shard(network, prepared.device, precision=prepared.precision.name)
-        say(f"shard: weights, gradients and optimiser are dealt out over {processes.count()} processes")
+        say(f"shard: weights, gradients and optimiser are dealt out over {launched.count()} processes")
     else:
         network.model.to(prepared.device)
     reader = FeatureReader(

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from rewardsmith.data import traits
 from rewardsmith.scores import Input, ScoreTable
 from rewardsmith.serving.protocol import Body, Prompt, as_prompt
 from rewardsmith.serving.served import ServedModel
@@ -131,7 +132,7 @@ class Score(Own):
                     prompt_cut=int(table.prompt_cut[i]),
                     answer_cut=int(table.answer_cut[i]),
                     special_strings=int(table.special_strings[i]),
-                    empty_answer=not one.answer.strip(),
+                    empty_answer=traits.is_blank(one.answer),
                     digest=f"{int(table.digest[i]):016x}",
                 )
             if model.domain:

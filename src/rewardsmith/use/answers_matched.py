@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from rewardsmith.data import io
+from rewardsmith.data import io, traits
 from rewardsmith.data.schema import Pair, Preference, Prompt, RowReader, Single, prompt_key
 from rewardsmith.data.sources import source_name
 from rewardsmith.data.texts import prompts_of, read_texts
@@ -93,7 +93,7 @@ def match_answers(rows_a: Sequence[Single], rows_b: Sequence[Single]) -> Matched
     for side, by_prompt, answers in (("a", by_a, answers_a), ("b", by_b, answers_b)):
         counts[f"answers_{side}"] = sum(map(len, answers))
         counts[f"prompts_only_{side}"] = len(by_prompt) - len(shared)
-        counts[f"empty_{side}"] = sum(not one.strip() for some in answers for one in some)
+        counts[f"empty_{side}"] = sum(traits.is_blank(one) for some in answers for one in some)
         counts[f"repeated_{side}"] = sum(len(some) - len(set(some)) for some in answers)
     both = zip(answers_a, answers_b, strict=True)
     counts["same_answers"] = sum(one == other for some, others in both for one in some for other in others)

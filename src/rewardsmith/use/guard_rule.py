@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from scipy.special import expit
 
+from rewardsmith.data import traits
 from rewardsmith.data.schema import Pair
 from rewardsmith.errors import ContractError, ScoreError, SettingsError
 from rewardsmith.scores import DomainFlag, Scorer, Scores, checked
@@ -163,7 +164,7 @@ class Rule:
         for given, what in ((scores, "scores"), (truncated, "truncation flags"), (flags, "domain flags")):
             if given is not None and len(given) != n:
                 raise ScoreError(f"{n} {what}", f"{len(given)}", "Mend the scorer; nothing was allowed.")
-        empty = np.array([not answer.strip() for _, answer in pairs], dtype=np.bool_)
+        empty = np.array([traits.is_blank(answer) for _, answer in pairs], dtype=np.bool_)
         values = checked(np.where(empty, 0, scores), n).astype(np.float64)
         preferred = None if self.temperature is None else expit((values - self.threshold.value) / self.temperature)
         bad = None if self.bad_answers is None else self.bad_answers(values)

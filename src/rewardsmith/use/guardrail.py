@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from rewardsmith import metrics
+from rewardsmith.data import traits
 from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.schema import Pair, Preference, Prompt, prompt_key
 from rewardsmith.data.split import split_by_prompt
@@ -268,7 +269,7 @@ class Guardrail:
         for _, answer in pairs:
             if not isinstance(answer, str):
                 raise DataError("answers as texts", f"a {type(answer).__name__}", "Give '' for an empty answer.")
-        rows = [i for i, (_, answer) in enumerate(pairs) if answer.strip()]
+        rows = [i for i, (_, answer) in enumerate(pairs) if not traits.is_blank(answer)]
         asked = [pairs[i] for i in rows]
         scores, truncated = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.bool_)
         flags: list[DomainFlag] | None = None
