@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from rewardsmith import bulk
+from rewardsmith import actors, bulk
 from rewardsmith.config import ScoringSettings
 from rewardsmith.errors import MissingExtraError, ModelError, OutputError, RowError, SettingsError, WorkerError
 from rewardsmith.loading import Running
@@ -49,7 +49,7 @@ def cluster():
     """A Ray of two cores that the tests of this module share."""
     import ray
 
-    with bulk._started("local"):
+    with actors._started("local"):
         yield ray
 
 
@@ -234,7 +234,7 @@ def test_errors_before_anything_is_started(cli, scorer, tmp_path, monkeypatch):
             assert code == 2 and "ray start --head" in err and json.loads(out)["error"]["type"] == "SettingsError"
     code, _, err = cli("score", scorer, data, "--actors", 2, "--out", tmp_path / "scores.jsonl")
     assert code == 2 and "--ray" in err
-    monkeypatch.setattr(bulk, "find_spec", lambda name: None)
+    monkeypatch.setattr(actors, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'rewardsmith\[ray\]'"):
         run(scorer, data, tmp_path / "out")
 
@@ -291,13 +291,26 @@ def test_what_a_scorer_fails_with_is_told(write_rows, tmp_path):
             raise RuntimeError("no table of words")
 
     source = write_rows([{"prompt": "p", "answer": "a"}])
-    actor = object.__new__(bulk._Actor)  # its constructor asks Ray for its name
-    actor._job = bulk.Job("m", {}, Running(ScoringSettings(), None, 0), str(tmp_path), "single answers", 1, False)
-    actor._rows, actor._report, actor._loading = RawRows(), bulk.Report("a", "b"), tmp_path / ".tries-a"
+    actor = object.__new__(actors._Actor)  # its constructor asks Ray for its name
+    actor._job = actors.Job("m", {}, Running(ScoringSettings(), None, 0), str(tmp_path), "single answers", 1, False)
+    actor._rows, actor._report, actor._loading = RawRows(), actors.Report("a", "b"), tmp_path / ".tries-a"
     actor._source = SimpleNamespace(scorer=Failing(None))
     error = actor._scored(Part(0, source, 0, 1, 0)).error
     assert isinstance(error, WorkerError) and "RuntimeError: no table of words" in str(error)
     assert not list(tmp_path.glob("*part-*"))
+
+
+def test_what_a_model_fails_to_load_with_is_told(tmp_path, monkeypatch):
+    class Breaking(Running):
+        def load(self, model):
+            raise RuntimeError("libwords.so: cannot open shared object file")
+
+    context = SimpleNamespace(get_actor_id=lambda: "a")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    running = Breaking(ScoringSettings(), threads=1, seed=0)
+    actor = actors._Actor(actors.Job("m", {}, running, str(tmp_path), "single answers", 1, False))
+    error = actor._scored(Part(0, "no file", 0, 1, 0)).error
+    assert isinstance(error, WorkerError) and "RuntimeError: libwords.so" in str(error)
 
 
 def test_a_model_that_is_not_what_its_contract_says_is_refused(tiny_rm, tmp_path):
@@ -333,7 +346,7 @@ def test_files_of_a_folder_that_are_not_scored_are_named(cli, scorer, tmp_path):
     ],
 )
 def test_how_cores_and_gpus_are_shared_out(machines, asked, expected):
-    pool = bulk.share_out(machines, **{"actors": None, "threads": None, "device": "auto", **asked})
+    pool = actors.share_out(machines, **{"actors": None, "threads": None, "device": "auto", **asked})
     assert (pool.actors, pool.threads, pool.gpus) == expected
 
 
@@ -348,4 +361,4 @@ def test_how_cores_and_gpus_are_shared_out(machines, asked, expected):
 )
 def test_actors_that_do_not_fit_are_refused(machines, asked):
     with pytest.raises(SettingsError, match="--actors"):
-        bulk.share_out(machines, **{"actors": None, "threads": None, "device": "auto", **asked})
+        actors.share_out(machines, **{"actors": None, "threads": None, "device": "auto", **asked})
