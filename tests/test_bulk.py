@@ -99,8 +99,8 @@ def test_a_killed_worker_costs_nothing_but_time(cluster, scorer, tmp_path):
         (tmp_path / "out" / f"part-{number:05d}.parquet").unlink()
     kept = (tmp_path / "out" / "part-00005.parquet").stat()
     again = run(scorer, data, tmp_path / "out", block=50)  # the size of the earlier call holds
-    # Parts 3 and 4 have 16 rows each; part 20 is the last of the third file: 100 - 6 * 16 = 4.
-    assert (again["num_rows"], again["resumed_from"]) == (400, 400 - 36)
+    # Seven parts of 100 rows, two rows a prompt: the borders 14, 28, 42, 57, 71, 85 become 14, 28, 42, 58, 72, 86. Parts 3, 4 and 20, the last of the third file, hold 16, 14 and 14 rows.
+    assert (again["num_rows"], again["resumed_from"]) == (400, 400 - 44)
     assert rows_of(tmp_path / "out") == found
     assert (tmp_path / "out" / "part-00005.parquet").stat() == kept
 

@@ -80,11 +80,11 @@ def test_rows_of_a_prompt_are_scored_in_one_call(write_rows, tmp_path):
             seen.append({prompt for prompt, _ in pairs})
             return super().score(pairs)
 
-    prompts = [0, 0, 0, 1, 1, 2, 3, 3, 3, 4]
+    prompts = [0, 0, 0, 0, 1, 1, 1, 2, 2, 3]
     source = write_rows([single(i, prompt) for i, prompt in enumerate(prompts)])
     scored(Watched(lambda prompt, answer: 0.0), source, tmp_path, block=4)
-    # Blocks of 4 would be 0001 | 1233 | 34. The rule moves each border behind the prompt that it cuts.
-    assert seen == [{"prompt 0", "prompt 1"}, {"prompt 2", "prompt 3"}, {"prompt 4"}]
+    # Three equal parts would be 000 | 011 | 1223. The rule moves each border behind the prompt that it cuts.
+    assert seen == [{"prompt 0"}, {"prompt 1"}, {"prompt 2", "prompt 3"}]
 
 
 def test_one_endless_prompt_is_cut(write_rows, tmp_path):
@@ -160,7 +160,8 @@ def test_counts_are_read_from_the_parts(tiny_rm, write_rows, tmp_path):
 def test_the_number_of_parts_has_a_bound():
     # 25,000 blocks of 2 rows: three blocks a part are the fewest that give at most 10,000 parts. 50,000 / 6 = 8,333.3
     found = parts.plan([("a", 50_000)], block=2)
-    assert len(found) == 8334 and found[1] == parts.Part(1, "a", 6, 12, 0)
+    assert len(found) == 8334 and {part.until - part.first for part in found} == {5, 6}
+    assert [found[0].first, *(part.until for part in found)] == [0, *(part.first for part in found[1:]), 50_000]
 
 
 def test_a_part_of_many_blocks_holds_few_of_its_rows_at_once(write_rows, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from rewardsmith.streaming import WINDOW, Scored, per_second
 RECORD = "_manifest.json"
 """Its name begins like those that readers of Parquet folders leave out."""
 SMALLEST_BLOCK = 256
-_PARTS_AN_ACTOR = 16
+_PARTS_AN_ACTOR = 8
 
 
 def score_folder(

@@ -54,22 +54,23 @@ class Part:
 
 
 def plan(files: Sequence[tuple[str, int]], *, block: int) -> list[Part]:
-    """The parts of a source: of each file runs of whole blocks.
+    """The parts of a source: of each file equal runs of at most a block, or of a few blocks where these would be too many.
 
     Args:
         files: (file, number of its raw rows), in order.
         block: raw rows that are scored together.
 
     >>> [(part.name, part.first, part.until) for part in plan([("a.jsonl", 5), ("b.jsonl", 2)], block=3)]
-    [('part-00000.parquet', 0, 3), ('part-00001.parquet', 3, 5), ('part-00002.parquet', 0, 2)]
+    [('part-00000.parquet', 0, 2), ('part-00001.parquet', 2, 5), ('part-00002.parquet', 0, 2)]
     """
     blocks = sum(-(-rows // block) for _, rows in files)
     size = block * -(-blocks // MOST_PARTS)
     parts: list[Part] = []
     offset = 0
     for file, rows in files:
-        for first in range(0, rows, size):
-            parts.append(Part(len(parts), file, first, min(first + size, rows), offset))
+        count = -(-rows // size)
+        for i in range(count):
+            parts.append(Part(len(parts), file, rows * i // count, rows * (i + 1) // count, offset))
         offset += rows
     return parts
 
