@@ -124,7 +124,7 @@ class TrainSettings(_Settings):
     model: str
     """Folder, Hugging Face name, or `minilm` (the encoder of the extra `demo`)."""
     data: str
-    """Preference pairs: .jsonl, .jsonl.gz, .parquet, .csv, a saved dataset folder or a Hugging Face name; with `stream` also a folder or glob of shards."""
+    """Preference pairs: .jsonl, .jsonl.gz, .parquet, .csv, a folder or glob of such files, a saved dataset folder or a Hugging Face name."""
     dev_data: str | None = None
     """Pairs that choose the checkpoint; without it a part of `data` is split off by prompt."""
     eval_data: str | None = None
@@ -186,7 +186,7 @@ class TrainSettings(_Settings):
     skip_bad: bool = False
     """Count malformed rows instead of stopping at the first."""
     stream: int = Field(default=0, ge=0)
-    """Examples in memory at a time, of data that do not fit it (docs/streaming.md): `data` may then be a folder or a glob of shards; 0 reads everything at once."""
+    """Examples in memory at a time, of data that do not fit it (docs/streaming.md); 0 reads everything at once."""
     cache: bool = True
     """Keep token ids, what frozen parts make of the texts, and what the first pass over a stream found, on disk between runs."""
     frozen_cache_gb: float = Field(default=10.0, ge=0, allow_inf_nan=False)

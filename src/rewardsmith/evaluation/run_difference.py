@@ -252,7 +252,7 @@ def paired_results(a: RunFolder, b: RunFolder, *, seed: int = 0) -> tuple[dict[s
 
 
 def score_difference(before: Floats, after: Floats) -> float:
-    """The largest |difference| / max(1, |score before|), as promise 2 and `verify` measure it."""
+    """The largest |difference| / max(1, |score before|), as `verify` measures it."""
     return float(np.max(np.abs(before - after) / np.maximum(1.0, np.abs(before))))
 
 

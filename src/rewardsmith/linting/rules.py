@@ -328,7 +328,7 @@ def _source_imbalance(evidence: Evidence) -> Found:
 _REMOVE = "Remove the rows (--fix does)."
 RULES: tuple[Rule, ...] = (
     Rule("schema", "error", "remove", "Mend the rows where the message says, or leave them out (--fix does).", _schema),
-    Rule("empty_answer", "error", "remove", _REMOVE, _marked("empty_answer", "an answer is empty or white space")),
+    Rule("empty_answer", "error", "remove", _REMOVE, _marked("empty_answer", "an answer shows nothing")),
     Rule(
         "prompt_mismatch",
         "error",
@@ -482,7 +482,7 @@ RULES: tuple[Rule, ...] = (
         "warning",
         "none",
         "Give each row its prompt; rows without one count as one prompt in splits and intervals.",
-        _marked("empty_prompt", "the prompt is empty or white space"),
+        _marked("empty_prompt", "the prompt shows nothing"),
     ),
     Rule(
         "replacement_character",

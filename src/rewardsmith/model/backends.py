@@ -86,7 +86,7 @@ class GraphBackend:
     ) -> None:
         """Keep the parts."""
         self.runtime, self.renderer, self.precision, self.reference = runtime, renderer, precision, reference
-        # An 8-bit program may scale its inputs by the largest number of a call: alone, a text's score cannot depend on its company (promise 2).
+        # An 8-bit program may scale its inputs by the largest number of a call: alone, a text's score cannot depend on its company.
         self.batch_tokens = 1 if precision == "int8" else batch_tokens
 
     def outputs(self, tokens: TokenTable) -> NDArray[np.float32]:

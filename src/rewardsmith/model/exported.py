@@ -6,7 +6,7 @@
     golden.jsonl                         each row with `score`, as the graph gave it at export, and `reference`, as the network in float32 did
     manifest.json                        the source, the comparison, versions
 
-There is no config.json and no model.safetensors: what loads checkpoints finds none here, and fails (promise 5).
+There is no config.json and no model.safetensors: what loads checkpoints finds none here, and fails.
 """
 
 from __future__ import annotations

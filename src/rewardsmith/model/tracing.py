@@ -25,7 +25,7 @@ _EXAMPLES = (0, 3, 5)
 
 
 class _SpelledHead(ScoreHead):
-    """The head as products and a sum: tools that lower a graph's precision look for matrix products, and the head must stay float32 (promise 3)."""
+    """The head as products and a sum: tools that lower a graph's precision look for matrix products, and the head must stay float32."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, H) -> (N, 1)."""

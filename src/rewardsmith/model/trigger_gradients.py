@@ -94,7 +94,7 @@ class TriggerGradients(GradientReader):
         return Flips(words, gains[best], len(texts.pairs), num_retokenised)
 
     def _changes_one_id(self, texts: _Texts, word: str, token: int) -> bool:
-        """Whether the renderer reads each text with the word put in as its ids with that one token in their place (promise 1)."""
+        """Whether the renderer reads each text with the word put in as its ids with that one token in their place."""
         found = self.renderer.encode(texts.with_word(word))
         if not np.array_equal(found.starts, texts.table.starts):
             return False
