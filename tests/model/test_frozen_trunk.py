@@ -416,7 +416,7 @@ def test_the_disk_has_a_limit_that_earlier_files_count_for(toy_pairs, tmp_path, 
     other, said = chosen(reader, toy_pairs, freeze=1, frozen_cache_gb=limit)
     assert other.network is reader.network
     half_written = path.with_name(f".{path.name}.1.tmp")  # by somebody who may be at it still
-    half_written.write_bytes(bytes(size))
+    half_written.write_bytes(bytes(3 * size))
     _, said_beside_it = chosen(reader, toy_pairs, freeze=1, frozen_cache_gb=limit)
     assert "2 MB of earlier" in said_beside_it
     os.utime(half_written, (0, 0))
