@@ -225,6 +225,17 @@ def test_unfinished_work_of_another_model_is_refused(scorer, tmp_path):
         run(scorer, data, out)
 
 
+def test_unfinished_work_whose_rows_were_cut_otherwise_is_refused(cluster, scorer, tmp_path):
+    data, out = shards(tmp_path / "data", 30), tmp_path / "out"
+    run(scorer, data, out)
+    record = Manifest.read(out / bulk.RECORD)
+    record.note(outcome="running", borders_sha256=record.document["borders_sha256"][::-1])
+    (out / "part-00001.parquet").unlink()
+    with pytest.raises(OutputError, match="cut the rows otherwise"):
+        run(scorer, data, out)
+    assert (out / "part-00000.parquet").exists()
+
+
 def test_errors_before_anything_is_started(cli, scorer, tmp_path, monkeypatch):
     data = shards(tmp_path / "data", 3)
     with socket.socket() as taken:

@@ -7,6 +7,7 @@ what it had in hand, a part that is done twice is there once, and the same comma
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from rewardsmith.loading import Running, load_source
 from rewardsmith.manifest import Manifest
 from rewardsmith.parts import added, counts, kind_of, plan, read_counts
 from rewardsmith.remote import is_url
-from rewardsmith.storage import folder_lock
+from rewardsmith.storage import folder_lock, text_sha256
 from rewardsmith.streaming import WINDOW, Scored, per_second
 
 RECORD = "_manifest.json"
@@ -86,6 +87,9 @@ def score_folder(
         if earlier is not None:
             block = _same_work(out, earlier, identity)
         parts = plan(files, block=block)
+        borders = text_sha256(json.dumps([(part.first, part.until) for part in parts]))
+        if earlier is not None and earlier.document.get("borders_sha256") != borders:
+            raise _other_work(out, "another version, which cut the rows otherwise")
         standing = [] if overwrite else [part for part in parts if (out / part.name).exists()]
         missing = sorted(set(parts) - set(standing), key=lambda part: part.number)
         facts = Facts(precision=dict(earlier.document.get("precision") or {}) if earlier else {})
@@ -102,6 +106,7 @@ def score_folder(
             rows_a_block=block,
             kind=kind,
             parts=len(parts),
+            borders_sha256=borders,
             precision=facts.precision,
         )
         with record.until_closed():
@@ -237,12 +242,16 @@ def _same_work(out: Path, earlier: Manifest, identity: Mapping[str, Any]) -> int
     before = earlier.document.get("identity") or {}
     others = [name for name in identity if before.get(name) != identity[name]]
     if others:
-        raise OutputError(
-            f"in {out} the unfinished work of the same model, data and settings",
-            f"another {' and '.join(others)}",
-            "Choose another --out, or --overwrite, which deletes the parts that are done.",
-        )
+        raise _other_work(out, f"another {' and '.join(others)}")
     return int(earlier.document["rows_a_block"])
+
+
+def _other_work(out: Path, came: str) -> OutputError:
+    return OutputError(
+        f"in {out} the unfinished work of the same model, data and settings",
+        came,
+        "Choose another --out, or --overwrite, which deletes the parts that are done.",
+    )
 
 
 def _first_kind(data: str, skip_bad: bool) -> str:
