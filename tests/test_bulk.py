@@ -202,8 +202,8 @@ def test_no_running_cluster_is_a_sentence(scorer, tmp_path):
 @pytest.mark.slow
 def test_rows_that_kill_whoever_reads_them_end_the_command(cluster, scorer, tmp_path):
     data = shards(tmp_path / "data", 100, lambda i, row: {**row, "answer": "always"} if i == 70 else row)
-    # r70 stands in the fifth block of 16 rows.
-    with pytest.raises(WorkerError, match="raw rows 65 to 80 of shard-000.jsonl"):
+    # r70 stands in the fifth of seven parts of 100 rows.
+    with pytest.raises(WorkerError, match="raw rows 58 to 71 of shard-000.jsonl"):
         run(scorer, data, tmp_path / "out")
 
 
