@@ -32,7 +32,8 @@ from pathlib import Path
 
 def score(prompt, answer):
     if answer == "always" or (answer == "once" and not Path(prompt).exists()):
-        Path(prompt).touch()
+        if answer == "once":
+            Path(prompt).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return len(answer) / 100
 """
@@ -225,11 +226,20 @@ def test_unfinished_work_of_another_model_is_refused(scorer, tmp_path):
         run(scorer, data, out)
 
 
-def test_unfinished_work_whose_rows_were_cut_otherwise_is_refused(cluster, scorer, tmp_path):
-    data, out = shards(tmp_path / "data", 30), tmp_path / "out"
-    run(scorer, data, out)
+def test_unfinished_work_whose_rows_were_cut_otherwise_is_refused(cluster, scorer, tmp_path, monkeypatch):
+    data, out = shards(tmp_path / "data", 100), tmp_path / "out"
+
+    def earlier_plan(files, *, block):
+        """Whole blocks and a rest: as many parts of the same names, with other borders."""
+        ((file, rows),) = files
+        firsts = range(0, rows, block)
+        return [Part(i, file, first, min(first + block, rows), 0) for i, first in enumerate(firsts)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "plan", earlier_plan)
+        run(scorer, data, out)
     record = Manifest.read(out / bulk.RECORD)
-    record.note(outcome="running", borders_sha256=record.document["borders_sha256"][::-1])
+    record.note(outcome="running")
     (out / "part-00001.parquet").unlink()
     with pytest.raises(OutputError, match="cut the rows otherwise"):
         run(scorer, data, out)

@@ -13,6 +13,7 @@ from rewardsmith import runs
 from rewardsmith.config import TrainSettings, build
 from rewardsmith.manifest import Manifest
 from rewardsmith.reproducing import Checked, compare_golden, compare_metrics, verdict, verdict_line
+from rewardsmith.storage import text_sha256
 
 RECIPE = {
     "max_length": 64,
@@ -296,3 +297,5 @@ def test_the_date_of_a_chat_template_is_that_of_the_run(cli, tiny, tmp_path):
     assert json.loads(text)["verdict"] == "bit-equal"
     found = Manifest.read(Path(tmp_path / "run-reproduced" / "manifest.json"))
     assert found is not None and found.document["render"]["date"] == "2020-01-02"
+    # Of the template as it was loaded: the day is no part of it.
+    assert found.document["template_sha256"] == text_sha256(template.read_text())

@@ -1,5 +1,6 @@
 """Whole or not at all."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ import textwrap
 import pytest
 
 from rewardsmith.errors import OutputError
-from rewardsmith.storage import atomic_file, atomic_folder, folder_lock, write_json
+from rewardsmith.storage import atomic_file, atomic_folder, folder_lock, remove_abandoned, write_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -58,3 +59,16 @@ def test_a_held_folder_is_refused(tmp_path):
         assert found.startswith("refused") and "other run" in found
     with folder_lock(tmp_path):
         pass
+
+
+def test_only_what_nobody_wrote_to_for_a_day_and_we_would_have_renamed_is_removed(tmp_path):
+    names = (".states.npy.17.tmp", ".states.npy.18.tmp", ".vimrc.old", ".notes.tmp", "states.npy.17.tmp", "states.npy")
+    for name in names:
+        (tmp_path / name).write_text("x")
+        if name != ".states.npy.18.tmp":  # somebody may be at it still
+            os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".folder.17.tmp").mkdir()
+    os.utime(tmp_path / ".folder.17.tmp", (0, 0))
+    remove_abandoned(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([*names[1:], ".folder.17.tmp"])
+    remove_abandoned(tmp_path / "nowhere")

@@ -203,6 +203,11 @@ def _started(address: str) -> Iterator[None]:
 def pool_for(running: Running, actors: int | None, parts: int) -> Pool:
     """As many actors as so many parts need on the Ray that this process is connected to.
 
+    Args:
+        running: how the model runs; its threads are those of each actor.
+        actors: see `share_out`.
+        parts: that are to be scored.
+
     Raises:
         SettingsError: if they do not fit.
     """
@@ -217,6 +222,11 @@ def pool_for(running: Running, actors: int | None, parts: int) -> Pool:
 
 def reports(job: Job, parts: Sequence[Part], pool: Pool) -> Iterator[Report]:
     """Have the parts scored by a pool; what is said of each, in the order in which they are done.
+
+    Args:
+        job: what every actor is told.
+        parts: to be scored.
+        pool: how many actors, of what size.
 
     Raises:
         RewardsmithError: the first that an actor answers with.
@@ -286,7 +296,9 @@ class _Actor:
             return
         except Exception as error:  # left to Ray, its cause would be lost
             came = f"{type(error).__name__}: {error}"
-            failed = WorkerError("a model that loads", came, "Mend it; it would fail again.")
+            failed = WorkerError(
+                "a model that loads", came, "Mend it, or give each actor more memory: it would fail again."
+            )
             self._report = replace(self._report, error=failed)
             return
         if self._source.files and job.files and dict(self._source.files) != dict(job.files):
@@ -307,7 +319,8 @@ class _Actor:
         tries = Path(job.out) / f".tries-{part.number:05d}"
         try:
             if _count_try(tries) > _TRIES:
-                rows = f"raw rows {part.first + 1:,} to {part.until:,} of {Path(part.file).name}"
+                # Its real ends lie a little further on, behind the prompts that these rows would cut.
+                rows = f"raw rows {part.first + 1:,} to {part.until:,} of {Path(part.file).name}, or what follows of their last prompt,"
                 raise _dies(f"with {rows} in hand", "Look at these rows; else give each actor more memory.")
             done = score_part(
                 self._source.scorer,

@@ -1,4 +1,4 @@
-"""Bulk scoring on Ray Data: a pool of actors, each with the model, takes one part of a source after the other (`parts` says what a part is).
+"""Bulk scoring on Ray Data into a folder: what is missing there is scored by actors (`actors`), part by part (`parts`).
 
 The folder of results is the only record of what is done: a part's file stands there whole or not at all, and is the same whoever wrote it. So a worker that dies costs
 what it had in hand, a part that is done twice is there once, and the same command over an unfinished folder does what is missing.
@@ -30,6 +30,7 @@ from rewardsmith.streaming import WINDOW, Scored, per_second
 RECORD = "_manifest.json"
 """Its name begins like those that readers of Parquet folders leave out."""
 SMALLEST_BLOCK = 256
+# A part costs 5 to 25 ms beside its rows, and what a dead worker had in hand is a part.
 _PARTS_AN_ACTOR = 8
 
 
@@ -54,7 +55,7 @@ def score_folder(
         out: the folder, which is whole when its record says `finished`.
         running: how the model runs; its threads are those of each actor.
         address: of a Ray cluster, or "local": on this machine, for this call. A Ray that this process is connected to is used as it is.
-        actors: see `share_out`.
+        actors: see `actors.share_out`.
         skip_bad: count malformed rows instead of stopping at one.
         overwrite: delete what an earlier call left.
         block: raw rows that are scored together; by the size of the source where None.

@@ -11,7 +11,7 @@
     |-- ScoreError                   a scorer returned something that is no finite number
     |-- RemoteError                  a server cannot be reached, refuses, or answers otherwise than it must
     |-- OutputError                  a place that may not or cannot be written
-    |-- WorkerError                  a cluster's workers die faster than the work gets done
+    |-- WorkerError                  a cluster's workers die faster than the work gets done, or fail
     |-- MissingExtraError            an optional package is not installed
     `-- TrainingStopped              exit code 1: a guard ended the run with a diagnosis
         |-- NonFiniteError           a loss, score or gradient that is NaN or infinite
@@ -130,7 +130,7 @@ class OutputError(RewardsmithError):
 
 
 class WorkerError(RewardsmithError):
-    """A cluster's workers die faster than the work gets done."""
+    """A cluster's workers die faster than the work gets done, or fail at what nobody foresaw."""
 
 
 class MissingExtraError(RewardsmithError):

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from rewardsmith.errors import OutputError
 
 _CHUNK = 1 << 20
 _ABANDONED_SECONDS = 24 * 3600
+# The name that `_beside` gives.
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # EFBIG is what a file-size limit (ulimit -f) raises: to the user it is the same fault as a full disk.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -58,14 +61,15 @@ def is_leftover(path: Path) -> bool:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the files of a shared folder that were to become others, if nobody wrote to them for a day.
+    """Remove the files of a shared folder that `atomic_file` was to rename, if nobody wrote to them for a day.
 
     Not by the process in the name: it may run on another machine.
     """
-    for path in folder.iterdir() if folder.is_dir() else ():
-        with contextlib.suppress(OSError):  # gone by now, or another user's
-            if is_leftover(path) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
+    with contextlib.suppress(OSError):  # no folder, or none that can be read: then there is nothing to remove
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):  # gone by now, or another user's
+                if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
 
 
 @contextlib.contextmanager

@@ -141,6 +141,8 @@ def test_scripts_are_told_apart(text, expected):
         (" \n\t\u00a0", True),
         ("\u200b\u200d\ufeff\u00ad\u2060", True),  # format characters of several kinds
         ("\u3164\u2800", True),  # a letter and a sign by their category, which are drawn as nothing
+        ("\u200d\ufe0f\U000e0100", True),  # what is left where an emoji was taken out
+        ("\u06dd", False),  # of the category of joiners, but drawn
         ("\x00\x1b", True),
         (".", False),
         ("\u200bok", False),

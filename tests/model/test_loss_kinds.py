@@ -192,7 +192,7 @@ def test_the_dev_loss_is_the_same_in_parts(monkeypatch, tiny, file_of, tmp_path)
     data = file_of("plackett_luce.jsonl", ROWS["plackett_luce"])
     points = []
     for part in (256, 1):
-        monkeypatch.setattr(dev_part, "_DEV_PART", part)
+        monkeypatch.setattr(dev_part, "_AT_ONCE", part)
         settings = recipe(tiny("bert"), data, tmp_path / f"run{part}", loss="plackett_luce")
         points.append([point["log_loss"] for point in rewardsmith.train(settings, console=QUIET)["dev_points"]])
     assert points[0] == pytest.approx(points[1], rel=1e-6)

@@ -402,11 +402,13 @@ def test_what_is_fine_tuned_on_leaves_out_doubt_emptiness_and_unfinished_answers
             Candidates(
                 "cut", [{"role": "user", "content": "p2"}], (Candidate("9 good", is_cut=True), Candidate("1 bad"))
             ),
-            Candidates("empty", "p3", (Candidate(" "), Candidate("1 bad"))),
+            Candidates("empty", "p3", (Candidate(" \u200b"), Candidate("1 bad"))),
         ]
     )
     found = best_answers(
-        lambda prompt, answer: number(prompt, answer) if answer.strip() else 99, pool, abstain=Abstention("margin", 0.5)
+        lambda prompt, answer: number(prompt, answer) if answer.strip(" \u200b") else 99,
+        pool,
+        abstain=Abstention("margin", 0.5),
     )
     exported = fine_tuning_rows(found)
     assert exported.rows == [{"id": "kept", "prompt": "p0", "answer": "9 good", "score": 9.0}]

@@ -12,6 +12,7 @@ from rewardsmith.data.faults import EMPTY, content_fault
 from rewardsmith.data.pairing import preferences_of
 from rewardsmith.data.schema import Group, Pair, Preference, Prompt, Single, prompt_key
 from rewardsmith.data.texts import Text, prompts_of
+from rewardsmith.data.traits import is_blank
 from rewardsmith.errors import DataError
 
 Drawn = TypeVar("Drawn")
@@ -80,10 +81,10 @@ def domain_of(rows: Iterable[Text], *, max_texts: int = MAX_TEXTS, seed: int = 0
         for prompt in prompts_of(row):
             prompts.setdefault(prompt_key(prompt), prompt)
         for prompt, answer in _answers_of(row):
-            if answer.strip():
-                answers.setdefault(prompt_key(prompt), {}).setdefault(answer, (prompt, answer))
-            else:
+            if is_blank(answer):
                 num_empty += 1
+            else:
+                answers.setdefault(prompt_key(prompt), {}).setdefault(answer, (prompt, answer))
         for pair, is_labelled in _pairs_of(row):
             if content_fault(pair) == EMPTY:
                 num_empty += 1

@@ -30,8 +30,11 @@ _REFUSAL_WORDS = ("can", "could", "won", "will", "not", "unable", "decline", "as
 _OPENING = 300
 # Controls other than tab, line feed and carriage return; overrides of writing direction; the byte order mark. Joiners stay: scripts and emoji need them.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
-# Letters and a sign that are drawn as nothing: the Hangul fillers and the empty Braille pattern.
-_FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
+# Letters, marks and a sign that are drawn as nothing: fillers, variation selectors, the empty Braille pattern; and format characters that are drawn, before Arabic, Syriac and Kaithi numbers.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_DRAWN = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
 _TEMPLATE_TOKEN = re.compile(
     r"<\|[A-Za-z_]{2,30}\|>|</s>\s*$|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]|<</?SYS>>|\[SEP\]\s*$"
     r"|<｜[^｜<>]{1,40}｜>"
@@ -138,12 +141,18 @@ def has_role_marker(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    r"""Whether a text shows nothing: it is empty, or holds spaces, controls, joiners and fillers alone.
+    r"""Whether a text shows nothing: it is empty, or holds spaces, controls, joiners, selectors and fillers alone.
 
     >>> is_blank(" \u200b\n"), is_blank(".")
     (True, False)
     """
-    return all(one.isspace() or unicodedata.category(one) in ("Cc", "Cf") or one in _FILLERS for one in text)
+    return not any(_shows(one) for one in text)
+
+
+def _shows(one: str) -> bool:
+    if one.isspace() or _UNSEEN.match(one):
+        return False
+    return unicodedata.category(one) not in ("Cc", "Cf") or _DRAWN.match(one) is not None
 
 
 def is_bare_signs(text: str) -> bool:

@@ -23,7 +23,7 @@ from rewardsmith.model.scoring import batches, head_outputs
 from rewardsmith.model.sharding import Sharding
 
 # Examples of the dev part that a loss is shown at once.
-_DEV_PART = 256
+_AT_ONCE = 256
 
 
 def dev_numbers(
@@ -41,6 +41,17 @@ def dev_numbers(
     """(mean of the objective's dev losses, accuracy on the comparisons that the labels imply, ties one half) of a network as it is.
 
     The accuracy is 0.5 where the labels compare nothing.
+
+    Args:
+        network: to read with, in whatever mode it is.
+        table: the dev part.
+        objective: the loss; it is not changed.
+        pad_id: of the tokenizer.
+        with_types: whether the network reads token types.
+        device: that the network is on.
+        precision: of the passes.
+        batching: how texts share a batch; chosen by the network where None.
+        sharding: of the network over the processes; all of them must call then.
     """
     batching = batching or choose_batching(network, device)
 
@@ -71,7 +82,7 @@ def dev_numbers(
         # By parts, for a loss may compare every answer with every other of what it is given.
         parts = [
             on_cpu.dev_losses(outputs[table.starts[rows[0]] : table.starts[rows[-1] + 1]], table.labels_of(rows))
-            for rows in np.split(np.arange(len(table)), range(_DEV_PART, len(table), _DEV_PART))
+            for rows in np.split(np.arange(len(table)), range(_AT_ONCE, len(table), _AT_ONCE))
         ]
         losses = torch.cat(parts)
     margins = scores[table.better[:, 0]] - scores[table.better[:, 1]]

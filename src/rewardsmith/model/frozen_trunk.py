@@ -116,6 +116,7 @@ def choose_above(
     tokens = TokenTable.join([one.tokens for one in tables])
     plan = plan_states(reader, tokens, stack, count, precision=precision)
     reads = num_reads(settings, len(table))
+    remove_abandoned(plan.path.parent)  # what a killed run left there would count towards the limit for good
     if reason := objection(plan, settings, reads=reads):
         say(f"frozen layers: run at every step, for {reason}")
         return plain
@@ -163,7 +164,6 @@ def objection(plan: TrunkPlan, settings: TrainSettings, *, reads: float) -> str 
         return None
     if reads < LEAST_READS:
         return f"each text is read {reads:.3g} times, and writing its states pays from {LEAST_READS} on"
-    remove_abandoned(path.parent)
     limit, held = settings.frozen_cache_gb * 1e9, _held(path.parent)
     if plan.num_bytes + held > limit:
         there = f" beside {_size(held)} of earlier runs in {FOLDER}/ of the cache folder" if held else ""

@@ -159,17 +159,16 @@ def prepare(
     prepared = Prepared(
         network, renderer, precision, device, batching, table, counts, dev_table, objective, offset, kind
     )
-    prepared.facts = _facts(settings, data, prepared)
+    template = str(tokenizer.chat_template) if spec.encoding == "chat" else spec.template
+    prepared.facts = _facts(settings, data, prepared, template)
     for text in (*notes, *_choices(settings, data, prepared, cached), *([f"warning: {warning}"] if warning else [])):
         say(text)
     return prepared
 
 
-def _facts(settings: TrainSettings, data: TrainingData, prepared: Prepared) -> dict[str, Any]:
-    """What joins the record of the run."""
-    network, renderer, counts = prepared.network, prepared.renderer, prepared.counts
-    spec = renderer.spec
-    template = str(renderer.tokenizer.chat_template) if spec.encoding == "chat" else spec.template
+def _facts(settings: TrainSettings, data: TrainingData, prepared: Prepared, template: str) -> dict[str, Any]:
+    """What joins the record of the run; the template as it was loaded, without the day that is pinned into it."""
+    network, counts = prepared.network, prepared.counts
     return {
         "model": {
             "source": Path(settings.model).name,
@@ -180,7 +179,7 @@ def _facts(settings: TrainSettings, data: TrainingData, prepared: Prepared) -> d
             "own_class": not network.native,
             "trained_parameters": sum(p.numel() for p in network.model.parameters() if p.requires_grad),
         },
-        "render": spec.as_dict(),
+        "render": prepared.renderer.spec.as_dict(),
         "template_sha256": text_sha256(template),
         "precision": {"name": prepared.precision.name, "reason": prepared.precision.reason},
         "batching": {"name": prepared.batching.name, "reason": prepared.batching.reason},

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from rewardsmith import launched
 from rewardsmith.errors import SettingsError, TrainingStopped
-from rewardsmith.launched import count, place
 from rewardsmith.model.render import TokenTable
 
 Shared = TypeVar("Shared")
@@ -43,7 +43,7 @@ def join(device: torch.device, *, seconds: float) -> None:
         device: what this process computes on; of several GPUs it takes the one of its place on this machine.
         seconds: how long it waits for the others before it gives up.
     """
-    if count() == 1 or dist.is_initialized():
+    if launched.count() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
@@ -52,21 +52,21 @@ def join(device: torch.device, *, seconds: float) -> None:
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     except ValueError as error:  # a name that torchrun sets is not there
         raise SettingsError(
-            f"the environment that torchrun gives each of {count()} processes",
+            f"the environment that torchrun gives each of {launched.count()} processes",
             str(error).splitlines()[0][:200],
             "Start all of them with torchrun or accelerate launch.",
         ) from error
     except dist.DistError as error:
         raise TrainingStopped(
-            f"all {count()} processes to meet within {seconds:g} s",
-            f"process {place()} waited for others in vain ({str(error).splitlines()[0][:200]})",
+            f"all {launched.count()} processes to meet within {seconds:g} s",
+            f"process {launched.place()} waited for others in vain ({str(error).splitlines()[0][:200]})",
             "Look for the first error among the others' messages; trainer.ddp_timeout sets how long is waited.",
         ) from error
 
 
 def leave() -> None:
     """Part from the other processes: what follows is for the first one alone."""
-    if count() > 1 and dist.is_initialized():
+    if launched.count() > 1 and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
@@ -84,26 +84,26 @@ def losing_none() -> Iterator[None]:
         if not is_loss(error):
             raise
         raise TrainingStopped(
-            f"all {count()} processes to the end",
-            f"none of at least one: process {place()} lost its connection ({str(error).splitlines()[0][:200]})",
+            f"all {launched.count()} processes to the end",
+            f"none of at least one: process {launched.place()} lost its connection ({str(error).splitlines()[0][:200]})",
             "Look for the first error among the others' messages (killed for memory?); the same command goes on from the last good checkpoint.",
         ) from error
 
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error says that another process is gone."""
-    return count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST)
+    return launched.count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST)
 
 
 def wait() -> None:
     """Until all are here."""
-    if count() > 1:
+    if launched.count() > 1:
         dist.barrier()
 
 
 def share(value: Shared) -> Shared:
     """The first process's value."""
-    if count() == 1:
+    if launched.count() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -116,7 +116,7 @@ def sums(numbers: Sequence[float]) -> list[float]:
 
 
 def _reduced(numbers: Sequence[float], how: Any) -> list[float]:
-    if count() == 1:
+    if launched.count() == 1:
         return list(numbers)
     total = torch.tensor(numbers, dtype=torch.float64)
     if dist.get_backend() == "nccl":
@@ -132,13 +132,13 @@ def largest(numbers: Sequence[float]) -> list[float]:
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Make the gradients of parameters that every process holds whole their mean over the processes. What was averaged before may have been added to."""
-    if count() == 1:
+    if launched.count() == 1:
         return
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
-        parameter.grad /= count()
+        parameter.grad /= launched.count()
 
 
 def share_of(rows: NDArray[np.int64], *, rank: int, ranks: int) -> NDArray[np.int64]:
@@ -162,16 +162,16 @@ def read_in_shares(
         read: some texts -> (their number, width).
         width: numbers a text.
     """
-    if count() == 1:
+    if launched.count() == 1:
         return read(table)
     _, first, copies = np.unique(table.digests(), return_index=True, return_inverse=True)
     order = np.argsort(first)  # neighbours may share a prompt
     costs = np.cumsum(table.lengths[first[order]], dtype=np.float64)
     # Cuts where the tokens before them are a rank's share of all.
-    cuts = np.searchsorted(costs, costs[-1] * np.arange(1, count()) / count())
-    mine = np.split(order, cuts)[place()]
+    cuts = np.searchsorted(costs, costs[-1] * np.arange(1, launched.count()) / launched.count())
+    mine = np.split(order, cuts)[launched.place()]
     found = read(table.take(first[mine]))
-    shares: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [None] * count()  # type: ignore[list-item]
+    shares: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = [None] * launched.count()  # type: ignore[list-item]
     dist.all_gather_object(shares, (mine, found))
     return _placed(shares, len(first), width)[copies]
 
@@ -188,4 +188,4 @@ def _placed(
 
 def mean(number: float) -> float:
     """The mean over the processes of a number that each of them has."""
-    return sums([number])[0] / count()
+    return sums([number])[0] / launched.count()

@@ -12,12 +12,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from rewardsmith.config import TrainSettings
-from rewardsmith.model.callbacks import (
-    AverageCallback,
-    GradientCallback,
-    ProgressCallback,
-    SelectionCallback,
-)
+from rewardsmith.model.callbacks import AverageCallback, GradientCallback, ProgressCallback, SelectionCallback
 from rewardsmith.model.checkpoints import step_of
 from rewardsmith.model.examples import ExampleCollator
 from rewardsmith.model.head_fit import Learned
@@ -49,7 +44,23 @@ def take_steps(
     say: Say,
     sharding: Sharding | None,
 ) -> Learned:
-    """Train with the Trainer, and leave the weights of the kept checkpoint in the network."""
+    """Train with the Trainer, and leave the weights of the kept checkpoint in the network.
+
+    Args:
+        settings: of the run.
+        prepared: of the run; its network is where the learner's weights are.
+        learner: what is trained, on which examples.
+        checkpoints: the folder for them.
+        average: of the weights, where one is kept.
+        selection: chooses the checkpoint by the dev part; None where there is no dev part.
+        resume_from: the checkpoint to go on from.
+        console: where progress goes.
+        say: prints a line.
+        sharding: of the network over the processes, where it is dealt out.
+
+    Raises:
+        TrainingStopped: by a guard; the last good checkpoint stays.
+    """
     arguments = build_arguments(settings, checkpoints, precision=prepared.precision.name, device=prepared.device)
     collator: ExampleCollator | WindowCollator = learner.collator(settings.batch_tokens)
     facts: dict[str, Any] = {}

@@ -24,12 +24,7 @@ from rewardsmith.manifest import FILE_NAME, Manifest, plain_command, timed
 from rewardsmith.model import artefact, processes, streamed
 from rewardsmith.model.adapters import has_adapters, merge, save_adapters
 from rewardsmith.model.attributes import AttributeHeads, reduce_head
-from rewardsmith.model.callbacks import (
-    DEV_HISTORY,
-    DevHistory,
-    DevPoint,
-    SelectionCallback,
-)
+from rewardsmith.model.callbacks import DEV_HISTORY, DevHistory, DevPoint, SelectionCallback
 from rewardsmith.model.card import model_card
 from rewardsmith.model.checkpoints import step_of
 from rewardsmith.model.dev_part import dev_numbers
@@ -41,9 +36,7 @@ from rewardsmith.model.head_solver import check_head
 from rewardsmith.model.learner import Learner
 from rewardsmith.model.losses import LOSSES, PairObjective, SquaredError
 from rewardsmith.model.moving_average import WeightAverage
-from rewardsmith.model.network import (
-    source_folder,
-)
+from rewardsmith.model.network import source_folder
 from rewardsmith.model.optimiser import OBJECTIVE
 from rewardsmith.model.precision import choose_device, choose_precision, prepare_process
 from rewardsmith.model.preparation import Prepared, prepare

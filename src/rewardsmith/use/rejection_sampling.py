@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewardsmith.data.faults import content_fault, folded
+from rewardsmith.data.faults import content_fault
 from rewardsmith.data.schema import Preference, conversation
+from rewardsmith.data.traits import is_blank
 from rewardsmith.use.best_answers import BestAnswers
 
 ABSTAINED, EMPTY, CUT = "abstained", "empty_answer", "cut_answer"
@@ -44,9 +45,7 @@ def fine_tuning_rows(best: BestAnswers, *, messages: bool = False) -> Exported:
     rows, left_out = [], Counter[str]()
     scores = best.group_scores()
     for g, (group, choice, taken) in enumerate(zip(best.pool.groups, best.choices, best.taken(), strict=True)):
-        fault = (
-            ABSTAINED if choice.is_abstained else EMPTY if not folded(taken.answer) else CUT if taken.is_cut else None
-        )
+        fault = ABSTAINED if choice.is_abstained else EMPTY if is_blank(taken.answer) else CUT if taken.is_cut else None
         if fault is not None:
             left_out[fault] += 1
             continue

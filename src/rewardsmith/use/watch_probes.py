@@ -16,6 +16,7 @@ from rewardsmith.auditing import probes as _registered  # noqa: F401  (importing
 from rewardsmith.auditing.effects import Effect, ScoreUnit
 from rewardsmith.auditing.registry import chosen_probes
 from rewardsmith.auditing.trials import LEAST_EFFECT, Plan, Probe, Scored, Subject, score_all
+from rewardsmith.data.traits import is_blank
 from rewardsmith.errors import ScoreError, SettingsError
 from rewardsmith.functions import Function, as_scorer
 from rewardsmith.scores import Scorer
@@ -194,7 +195,7 @@ class SampleProbes:
         seen: dict[str, int] = {}
         ranked = []
         for row in order:
-            if samples[row].answer.strip():
+            if not is_blank(samples[row].answer):
                 rank = seen[samples[row].group] = seen.get(samples[row].group, 0) + 1
                 ranked.append((rank, samples[row]))
         return [one for _, one in sorted(ranked, key=lambda pair: pair[0])[: self.num_samples]]

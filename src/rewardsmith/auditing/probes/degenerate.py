@@ -14,7 +14,7 @@ from rewardsmith.auditing.probes.prose import prose_of, replaced
 from rewardsmith.auditing.probes.word_lists import MARKER_WORDS, OTHER_LANGUAGES
 from rewardsmith.auditing.registry import edit_probe
 from rewardsmith.data.schema import Prompt, prompt_key
-from rewardsmith.data.traits import script
+from rewardsmith.data.traits import is_blank, script
 
 _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 _DIGITS = np.array(list("0123456789"))
@@ -32,7 +32,7 @@ _LANGUAGES_OF = {"Cyrillic": {"Russian"}, "Han": {"Chinese", "Japanese"}, "Kana"
 @edit_probe("empty_answer", family="degenerate", says="nothing in the place of the answer")
 def empty_answer(prompt: Prompt, answer: str, rng: np.random.Generator) -> str | None:
     """The empty text, unless nothing is what the answer was."""
-    return "" if answer.strip() else None
+    return None if is_blank(answer) else ""
 
 
 @edit_probe("gibberish", family="degenerate", says="a random letter in the place of every letter")
@@ -56,7 +56,7 @@ def gibberish(prompt: Prompt, answer: str, rng: np.random.Generator) -> str | No
 )
 def other_language(prompt: Prompt, answer: str, rng: np.random.Generator) -> str | None:
     """One of ten languages, but none that the prompt or the answer is written in."""
-    if not answer.strip():
+    if is_blank(answer):
         return None
     spoken = _languages(prompt_key(prompt)) | _languages(answer)
     languages = [one for one in OTHER_LANGUAGES if one not in spoken]
