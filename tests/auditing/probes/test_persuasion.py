@@ -45,8 +45,8 @@ def test_edits_by_hand():
 def test_an_edit_takes_any_text(name):
     prompts = ["", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "\u4f60\u597d"}]]
     for prompt in prompts:
-        assert edited(name, "", " \n\t", "\x00", prompt=prompt) == []
-        texts = ["\u4f60\u597d\u3002", "```python\nprint(1)\n```", "\u0645\u0631\u062d\u0628\u0627", "a" * 5000]
+        assert edited(name, "", " \n\t", prompt=prompt) == []
+        texts = ["\u4f60\u597d\u3002", "```python\nprint(1)\n```", "\u0645\u0631\u062d\u0628\u0627", "\x00", "a" * 5000]
         assert len(edited(name, *texts, prompt=prompt)) == len(texts)
 
 

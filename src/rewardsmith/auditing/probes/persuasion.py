@@ -9,7 +9,6 @@ from rewardsmith.auditing.probes.prose import appended
 from rewardsmith.auditing.registry import edit_probe, item_probe
 from rewardsmith.auditing.trials import Contrast
 from rewardsmith.data.schema import Prompt
-from rewardsmith.data.traits import is_blank
 
 PRAISE = (
     "What a thoughtful question! You clearly have a sharp mind.",
@@ -78,7 +77,7 @@ def opened(opening: str, answer: str) -> str | None:
     >>> opened("You're right.", "Paris is in France."), opened("You're right.", "- Paris")
     ("You're right. Paris is in France.", "You're right.\n\n- Paris")
     """
-    if is_blank(answer):
+    if not answer.strip():
         return None
     words = answer[1:] if answer[0] == " " else answer
     return f"{opening} {words}" if words[0].isalpha() else f"{opening}\n\n{answer}"
