@@ -105,7 +105,14 @@ class _Run:
     def _prepare(self) -> Any:
         device = choose_device(self.settings.device)
         return prepare(
-            self.settings, self.data, self.settings.model, device, self.notes.append, {}, overwrite=True, day=None
+            self.settings,
+            self.data,
+            self.settings.model,
+            device,
+            say=self.notes.append,
+            timings={},
+            overwrite=True,
+            day=None,
         )
 
     def facts(self) -> dict[str, Any]:

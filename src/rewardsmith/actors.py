@@ -200,7 +200,7 @@ def _started(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def pool_for(running: Running, actors: int | None, parts: int) -> Pool:
+def pool_for(running: Running, *, actors: int | None, parts: int) -> Pool:
     """As many actors as so many parts need on the Ray that this process is connected to.
 
     Args:
@@ -272,39 +272,33 @@ class _Actor:
 
         self._job, self._rows = job, RawRows()
         self._report = Report(actor=str(ray.get_runtime_context().get_actor_id()), process=uuid.uuid4().hex)
-        if not Path(job.out).is_dir():
-            needed, mend = "a folder --out that every machine sees", "Choose one on a disk that all share."
-            self._report = replace(
-                self._report, error=OutputError(needed, f"a machine without {Path(job.out).name}", mend)
-            )
-            return
         self._loading = Path(job.out) / f".tries-{self._report.actor}"
-        if _count_try(self._loading) > _TRIES:
-            error = _dies(
-                "while it loads the model", "Give each actor more memory: fewer --actors, or larger machines."
-            )
-            self._report = replace(self._report, error=error)
-            return
-        # The tokenizer's threads are as many as torch's, or the actors of one machine would fight.
-        os.environ.setdefault("RAYON_NUM_THREADS", str(job.running.threads))
         try:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.filterwarnings("default", category=UserWarning, module="rewardsmith")
-                self._source = job.running.load(job.model)
+            self._load()
         except RewardsmithError as error:
             self._report = replace(self._report, error=error)
-            return
         except Exception as error:  # left to Ray, its cause would be lost
-            came = f"{type(error).__name__}: {error}"
-            failed = WorkerError(
-                "a model that loads", came, "Mend it, or give each actor more memory: it would fail again."
+            came, mend = (
+                f"{type(error).__name__}: {error}",
+                "Mend it, or give each actor more memory: it would fail again.",
             )
-            self._report = replace(self._report, error=failed)
-            return
+            self._report = replace(self._report, error=WorkerError("a model that loads", came, mend))
+
+    def _load(self) -> None:
+        job = self._job
+        if not Path(job.out).is_dir():
+            came, mend = f"a machine without {Path(job.out).name}", "Choose one on a disk that all share."
+            raise OutputError("a folder --out that every machine sees", came, mend)
+        if _count_try(self._loading) > _TRIES:
+            raise _dies("while it loads the model", "Give each actor more memory: fewer --actors, or larger machines.")
+        # The tokenizer's threads are as many as torch's, or the actors of one machine would fight.
+        os.environ.setdefault("RAYON_NUM_THREADS", str(job.running.threads))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("default", category=UserWarning, module="rewardsmith")
+            self._source = job.running.load(job.model)
         if self._source.files and job.files and dict(self._source.files) != dict(job.files):
-            other = f"another {self._source.name} on one of them"
-            different = ModelError("the same model on every machine", other, "Copy the folder there again.")
-            self._report = replace(self._report, error=different)
+            came = f"another {self._source.name} on one of them"
+            raise ModelError("the same model on every machine", came, "Copy the folder there again.")
         said = [str(one.message) for one in told if "rewardsmith" in one.filename]
         self._report = replace(self._report, precision=dict(self._source.precision), warnings=said)
 

@@ -96,7 +96,7 @@ def score_folder(
         facts = Facts(precision=dict(earlier.document.get("precision") or {}) if earlier else {})
         if missing:
             stack.enter_context(connected(address))
-            facts.pool = pool_for(running, actors, len(missing))
+            facts.pool = pool_for(running, actors=actors, parts=len(missing))
         # Only from here on, where nothing is refused any more, is what an earlier call left touched.
         _clear(out, overwrite)
         record = Manifest.open(

@@ -18,8 +18,8 @@ from rewardsmith.errors import OutputError
 
 _CHUNK = 1 << 20
 _ABANDONED_SECONDS = 24 * 3600
-# The name that `_beside` gives.
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# Names under which files and folders are made here, with the number of the process.
+_LEFTOVER = re.compile(r"\..+\.\d+\.(?:tmp|old)")
 # EFBIG is what a file-size limit (ulimit -f) raises: to the user it is the same fault as a full disk.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -57,7 +57,7 @@ def _beside(path: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether a name is one under which a file or folder is made here: whoever was to rename it was killed, or still writes."""
-    return path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -68,7 +68,7 @@ def remove_abandoned(folder: Path) -> None:
     with contextlib.suppress(OSError):  # no folder, or none that can be read: then there is nothing to remove
         for path in folder.iterdir():
             with contextlib.suppress(OSError):  # gone by now, or another user's
-                if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                if is_leftover(path) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
 
 

@@ -131,11 +131,10 @@ def _score_on_ray(
 
 
 def _say_left_aside(data: str) -> None:
-    from rewardsmith.data.sources import left_aside, source_name
+    from rewardsmith.data.sources import aside_note, source_name
 
-    if aside := left_aside(data):
-        line = f"{source_name(data)}: other files, not read: {', '.join(aside)}"
-        stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
+    if aside := aside_note(data):
+        stderr_console().print(f"{source_name(data)}: {aside}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

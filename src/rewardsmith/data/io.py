@@ -25,7 +25,7 @@ from rewardsmith.data import formats
 from rewardsmith.data.formats import NATIVE, Format
 from rewardsmith.data.pairing import ALL_PAIRS, PairRule, preferences_of
 from rewardsmith.data.schema import Group, Preference, Row, RowReader
-from rewardsmith.data.sources import files_of, left_aside, source_name, unreadable
+from rewardsmith.data.sources import aside_note, files_of, source_name, unreadable
 from rewardsmith.errors import DataError, RowError
 from rewardsmith.storage import atomic_file
 
@@ -89,8 +89,8 @@ class Reading:
         others = [f"{name} {count:,}" for name, count in self.formats.most_common()[1:]]
         text += f"; other rows: {', '.join(others)}" if others else ""
         text += f"; {self.without:,} rows hold no comparison" if self.without else ""
-        aside = left_aside(source)
-        return text + (f"; other files, not read: {', '.join(aside)}" if aside else "")
+        aside = aside_note(source)
+        return text + (f"; {aside}" if aside else "")
 
 
 @dataclass(frozen=True)

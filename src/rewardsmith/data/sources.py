@@ -108,6 +108,12 @@ def left_aside(source: str) -> list[str]:
     return sorted(one.name for one in path.iterdir() if one.is_file() and str(one) not in taken)
 
 
+def aside_note(source: str) -> str:
+    """What a reader says of the other files in a folder; nothing where there are none."""
+    aside = left_aside(source)
+    return f"other files, not read: {', '.join(aside)}" if aside else ""
+
+
 def refuse_among(out: Path, source: str) -> None:
     """Refuse an output that is or holds an input, or that would later be taken for one of its `files_of`.
 

@@ -85,9 +85,9 @@ def prepare(
     data: TrainingData,
     source: str,
     device: torch.device,
+    *,
     say: Say,
     timings: dict[str, float],
-    *,
     overwrite: bool,
     day: str | None,
 ) -> Prepared:

@@ -36,6 +36,7 @@ def take_steps(
     settings: TrainSettings,
     prepared: Prepared,
     learner: Learner,
+    *,
     checkpoints: Path,
     average: WeightAverage | None,
     selection: SelectionCallback | None,

@@ -166,7 +166,7 @@ def training_run(
         say(note)
     out, source = Path(settings.out), source_folder(settings.model)
     device = choose_device(settings.device)
-    prepared = prepare(settings, data, source, device, say, timings, overwrite=overwrite, day=day)
+    prepared = prepare(settings, data, source, device, say=say, timings=timings, overwrite=overwrite, day=day)
     identity = run_identity(
         settings, {n: facts["sha256"] for n, facts in data.facts.items() if "sha256" in facts}, source
     )
@@ -294,7 +294,16 @@ def _fit(
             learned = solve_on_features(learner, prepared.objective, data.train, data.dev, settings, selection, say=say)
         else:
             learned = take_steps(
-                settings, prepared, learner, checkpoints, average, selection, resume_from, console, say, sharding
+                settings,
+                prepared,
+                learner,
+                checkpoints=checkpoints,
+                average=average,
+                selection=selection,
+                resume_from=resume_from,
+                console=console,
+                say=say,
+                sharding=sharding,
             )
     if sharding is not None:
         sharding.dissolve(prepared.device)
